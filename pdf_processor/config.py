@@ -20,7 +20,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
@@ -107,7 +112,6 @@ class Settings(BaseSettings):
     page_timeout_seconds: Seconds = 60
     parser_memory_bytes: Annotated[int, Field(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
     parser_processes: Positive = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
-    ocr_languages: str = "eng"
 
     # the worker
     max_concurrent_tasks: Positive = 8
@@ -176,13 +180,17 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _provider_has_its_key(self) -> Self:
-        keys = {"openai": self.openai_api_key, "gemini": self.gemini_api_key}
-        key = keys.get(self.embedding_provider)
+        key = self.service_keys.get(self.embedding_provider)
         if key is not None and not key.get_secret_value():
             name = f"{self.embedding_provider.upper()}_API_KEY"
             message = f"EMBEDDING_PROVIDER={self.embedding_provider} needs {name}"
             raise ValueError(message)
         return self
+
+    @property
+    def service_keys(self) -> dict[str, SecretStr]:
+        """The service's own keys, by provider; empty ones too."""
+        return {"openai": self.openai_api_key, "gemini": self.gemini_api_key}
 
 
 def load(**overrides: object) -> Settings:
@@ -196,6 +204,24 @@ def load(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+
+
+def without_environment(**values: object) -> Settings:
+    """Return the defaults and these values; neither the environment nor `.env` is read."""
+    return _Defaults(**values)  # type: ignore[arg-type]
+
+
+class _Defaults(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def _explain(error: ValidationError) -> str:

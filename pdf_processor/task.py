@@ -33,6 +33,18 @@ class TaskOptions(BaseModel):
     password: SecretStr = SecretStr("")
     max_embedding_tokens: int | None = Field(default=None, ge=1)
 
+    @classmethod
+    def of(cls, **values: object) -> TaskOptions:
+        """Make options of values that a person typed.
+
+        Raises:
+            InvalidTask: one of them is out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InvalidTask("Wrong options: " + _problems(error)) from None
+
     @model_validator(mode="after")
     def _overlap_leaves_room(self) -> Self:
         if self.overlap_tokens * 2 > self.max_tokens:
@@ -109,13 +121,13 @@ class Task(BaseModel):
         try:
             return cls.model_validate_json(payload)
         except ValidationError as error:
-            raise InvalidTask(_explain(error)) from None
+            raise InvalidTask("The payload is not a task: " + _problems(error)) from None
 
 
-def _explain(error: ValidationError) -> str:
+def _problems(error: ValidationError) -> str:
     problems = []
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         where = ".".join(str(part) for part in detail["loc"])
         what = detail["msg"].removeprefix("Value error, ")
         problems.append(f"{where}: {what}" if where else what)
-    return "The payload is not a task: " + "; ".join(problems)
+    return "; ".join(problems)

@@ -1,0 +1,110 @@
+"""`dead`: the tasks that failed for good."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pdf_processor import app
+from pdf_processor.config import Settings
+from pdf_processor.dead_letter import DeadLetter
+from pdf_processor.task_queue import TaskQueue
+
+SHOWN = 100
+MASK = "********"
+_QUERY = re.compile(r"(https?://|s3://)[^\s\"'\\]*")
+
+
+async def show_all(settings: Settings, *, as_json: bool) -> bool:
+    """Print the newest dead letters."""
+    async with _queue(settings) as queue:
+        letters = await queue.dead_letters(limit=SHOWN)
+        letters += await queue.dead_letters(limit=SHOWN, invalid=True)
+    if as_json:
+        _print_json([masked(letter) for letter in letters])
+        return True
+    if not letters:
+        Console().print("No dead tasks.")
+        return True
+    table = Table("task", "code", "message", "attempts", "when", box=None, pad_edge=False)
+    for letter in letters:
+        when = datetime.fromtimestamp(letter.at_ms / 1000, UTC)
+        table.add_row(
+            Text(letter.task_id or "(no task)"),
+            Text(letter.error_code, style="red"),
+            Text(letter.error_message),
+            str(letter.attempts),
+            f"{when:%Y-%m-%d %H:%M:%S}",
+        )
+    Console().print(table)
+    return True
+
+
+async def show(settings: Settings, task_id: str) -> bool:
+    """Print one dead letter whole."""
+    async with _queue(settings) as queue:
+        letters = [one for one in await queue.dead_letters() if one.task_id == task_id]
+    for letter in letters:
+        _print_json(masked(letter))
+    return _found(bool(letters), task_id)
+
+
+async def retry(settings: Settings, task_id: str) -> bool:
+    """Send one dead task back to the queue."""
+    async with _queue(settings) as queue:
+        return _found(await queue.retry_dead(task_id), task_id, done="back in the queue")
+
+
+async def drop(settings: Settings, task_id: str) -> bool:
+    """Forget one dead task."""
+    async with _queue(settings) as queue:
+        return _found(await queue.drop_dead(task_id), task_id, done="dropped")
+
+
+def masked(letter: DeadLetter) -> dict[str, Any]:
+    """Return a letter for showing: without URLs' queries and userinfo, and passwords."""
+    return _without_secrets(asdict(letter))  # type: ignore[no-any-return]
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:
+    if name == "password":
+        return MASK
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return _QUERY.sub(_mask_url, value) if isinstance(value, str) else value
+
+
+def _mask_url(match: re.Match[str]) -> str:
+    scheme, url = match.group(1), match.group(0)
+    rest, query, _ = url.removeprefix(scheme).partition("?")
+    host, slash, path = rest.partition("/")
+    return scheme + host.rpartition("@")[2] + slash + path + (query and f"?{MASK}")
+
+
+def _found(found: bool, task_id: str, *, done: str = "") -> bool:
+    if not found:
+        Console(stderr=True).print(f"There is no dead task {task_id}.", markup=False)
+    elif done:
+        Console().print(f"{task_id}: {done}", markup=False)
+    return found
+
+
+def _print_json(value: Any) -> None:
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())  # noqa: T201 - the output
+
+
+@asynccontextmanager
+async def _queue(settings: Settings) -> AsyncIterator[TaskQueue]:
+    async with app.open_redis(settings) as (redis, blocking):
+        yield app.open_queue(settings, redis, blocking)

@@ -1,0 +1,104 @@
+"""`doctor`: tries everything the daemon needs, and says the mend for what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+
+from rich.console import Console
+from rich.text import Text
+
+from pdf_processor import app
+from pdf_processor.commands.demo import SAMPLE
+from pdf_processor.config import Settings
+from pdf_processor.errors import ProcessorError
+from pdf_processor.pipeline import opened
+from pdf_processor.provider_choice import HANDOFF, Choice
+from pdf_processor.redis_connection import QueueUnavailable, ServerTooOld, check_server
+
+INGEST_SECONDS = 5.0
+
+Check = Callable[[Settings], Awaitable[str]]
+
+
+class CheckFailed(Exception):
+    """A part does not work; the message says the mend."""
+
+
+async def run(settings: Settings) -> bool:
+    """Try each part and print a line for it; False if any failed."""
+    console = Console(highlight=False, soft_wrap=True)
+    healthy = True
+    for name, check in CHECKS.items():
+        try:
+            line = Text.assemble(("ok    ", "green"), f"{name}: ", await check(settings))
+        except (CheckFailed, ProcessorError, QueueUnavailable, ServerTooOld) as error:
+            line = Text.assemble(("FAIL  ", "red"), f"{name}: {error}")
+            healthy = False
+        console.print(line)
+    return healthy
+
+
+async def _redis(settings: Settings) -> str:
+    async with app.open_redis(settings) as (redis, blocking):
+        await check_server(redis)
+        counts = await app.open_queue(settings, redis, blocking).counts()
+    return f"{counts.waiting} tasks wait in {settings.redis_queue_name}"
+
+
+async def _ingest(settings: Settings) -> str:
+    async with app.open_ingest(settings) as ingest:
+        await ingest.check(INGEST_SECONDS)
+    return f"{settings.go_grpc_ingest_addr} answers"
+
+
+async def _bucket(settings: Settings) -> str:
+    if not settings.bucket_name:
+        return "no BUCKET_NAME is set, so s3:// URLs are refused"
+    async with app.open_store(settings) as store:
+        await store.check()
+    return f"{settings.bucket_name} can be read"
+
+
+async def _embedder(settings: Settings) -> str:
+    name = settings.embedding_provider
+    if name == HANDOFF:
+        return "provider and key come with each task, by ProvideAPIKey"
+    async with app.open_providers(settings) as providers:
+        if name not in providers.names():
+            known = ", ".join(sorted(providers.names()))
+            raise CheckFailed(f"EMBEDDING_PROVIDER={name} is unknown: handoff, {known}")
+        choice = Choice(name, settings.service_keys.get(name))
+        async with opened(providers, choice) as embedder:
+            if embedder is None:
+                return "none, chunks are sent without vectors"
+            [vector] = await embedder.embed(["PDF Processor"])
+    return f"{name}/{embedder.model} makes vectors of {len(vector)} numbers"
+
+
+async def _parser(settings: Settings) -> str:
+    async with app.open_parsers(settings) as parsers, parsers.read(SAMPLE) as document:
+        pages = [page async for page in document]
+    return f"{settings.parser_processes} children, {len(pages)} pages of the sample read"
+
+
+async def _temp_dir(settings: Settings) -> str:
+    async with app.open_downloader(settings):
+        free = await asyncio.to_thread(shutil.disk_usage, settings.temp_dir)
+    if free.free < settings.max_file_bytes:
+        raise CheckFailed(
+            f"{settings.temp_dir} has {free.free} bytes left, less than one document of "
+            f"MAX_FILE_BYTES={settings.max_file_bytes}: free some, or set TEMP_DIR elsewhere"
+        )
+    return f"{settings.temp_dir}, {free.free // 2**20} MiB free"
+
+
+CHECKS: dict[str, Check] = {
+    "Redis": _redis,
+    "ingest server": _ingest,
+    "bucket": _bucket,
+    "embedder": _embedder,
+    "parser children": _parser,
+    "TEMP_DIR": _temp_dir,
+}

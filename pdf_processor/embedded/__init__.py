@@ -1,0 +1,1 @@
+"""What `demo` needs to run without anything installed: a Valkey, and a small ingest receiver."""

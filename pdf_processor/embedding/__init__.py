@@ -1,0 +1,1 @@
+"""Vectors for chunks: interchangeable providers behind one `Embedder`."""

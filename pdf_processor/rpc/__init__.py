@@ -1,0 +1,1 @@
+"""What Go calls: thread-pooled gRPC servers, and servicers over objects they are given."""
