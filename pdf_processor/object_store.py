@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from pdf_processor.url_policy import S3Object, endpoint_url
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectRequestTypeDef
 
 T = TypeVar("T")
 
@@ -149,9 +149,7 @@ class ObjectStore:
 
     async def _stream(self, target: S3Object, spool: Spool) -> None:
         client = await self._connected()
-        response = await self._in_thread(
-            partial(client.get_object, **_request(target, spool)), discard=_close
-        )
+        response = await self._in_thread(partial(client.get_object, **_request(target, spool)))
         body = response["Body"]
         try:
             if spool.resumed_total(response.get("ContentRange", "")) is None:
@@ -190,22 +188,9 @@ class ObjectStore:
             config=self._config,
         )
 
-    async def _in_thread(
-        self, call: Callable[[], T], *, discard: Callable[[T], None] | None = None
-    ) -> T:
-        """Call off the loop; `discard` gets the result if nobody waits for it any more."""
-        future = self._threads.submit(call)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if discard is not None:
-                future.add_done_callback(partial(_pass_on, discard))
-            raise
-
-
-def _pass_on(discard: Callable[[T], None], future: Future[T]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        discard(future.result())
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Call off the loop. Cancelled, the call goes on, and nobody gets what it returns."""
+        return await asyncio.wrap_future(self._threads.submit(call))
 
 
 def _request(target: S3Object, spool: Spool) -> GetObjectRequestTypeDef:
@@ -221,10 +206,6 @@ def _wake(body: StreamingBody) -> None:
     with suppress(ValueError, RuntimeError, OSError):  # read to its end: nothing to wake
         # botocore has no way of its own that wakes a reader
         body._raw_stream.shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-def _close(response: GetObjectOutputTypeDef) -> None:
-    response["Body"].close()
 
 
 def _upload(client: S3Client, bucket: str, key: str, path: Path) -> None:

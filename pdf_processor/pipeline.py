@@ -142,7 +142,7 @@ def _chunker(doc_id: str, sha256: str, options: TaskOptions, embedder: Embedder 
         sha256=sha256,
         settings=ChunkSettings(max_tokens=max_tokens, overlap_tokens=overlap_tokens),
         count_tokens=embedder.count_tokens if embedder else estimate_tokens,
-        fingerprint=(embedder.provider, embedder.model) if embedder else (),
+        fingerprint=(options.ocr, *((embedder.provider, embedder.model) if embedder else ())),
     )
 
 

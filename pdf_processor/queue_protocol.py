@@ -271,6 +271,7 @@ DEAD = (
 -- returns 1 + how many old letters had to go
 return settle('dead', function()
   redis.call('HDEL', KEYS[3], id)
+  redis.call('DEL', KEYS[6])
   local length = redis.call('LPUSH', KEYS[5], ARGV[5])
   redis.call('LTRIM', KEYS[5], 0, ARGV[6] - 1)
   return math.max(0, length - ARGV[6])

@@ -36,6 +36,7 @@ __all__ = ["Exhausted", "Lease", "QueueCounts", "QueueUnavailable", "Retried", "
 log = structlog.get_logger()
 
 FORWARD_BATCH = 500
+CANCEL_SECONDS = 86_400
 
 Convicted = Callable[[Lease, ProcessorError], Awaitable[None]]
 
@@ -284,6 +285,11 @@ class TaskQueue:
         """Push a task as Go does."""
         with translated():
             await self._redis.rpush(self.keys.waiting, payload)
+
+    async def cancel(self, task_id: str) -> None:
+        """Wish a task cancelled: it is dropped when it would start, within a day from now."""
+        with translated():
+            await self._redis.set(self.keys.cancel(task_id), 1, ex=CANCEL_SECONDS)
 
     async def counts(self) -> QueueCounts:
         """Count what is where."""

@@ -133,14 +133,14 @@ class FileServer:
                 await self.resume.wait()
 
 
-def _etag(body: bytes) -> str:
+def etag_of(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:16]}"'
 
 
 def _select(
     request: web.BaseRequest, answer: Answer, body: bytes
 ) -> tuple[int, dict[str, str], bytes]:
-    headers = {"ETag": _etag(body), "Content-Length": str(len(body))}
+    headers = {"ETag": etag_of(body), "Content-Length": str(len(body))}
     match = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
     same = request.headers.get("If-Range", headers["ETag"]) == headers["ETag"]
     if match is None or not same or not answer.ranges or answer.status != 200:

@@ -7,7 +7,6 @@ import hashlib
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pdf_processor.errors import (
     TooLarge,
 )
 from pdf_processor.object_store import ObjectStore
+from pdf_processor.spool import Spool
 from pdf_processor.url_policy import UrlPolicy
 from tests.http_server import Answer, FileServer
 
@@ -158,6 +158,12 @@ async def test_a_large_object_is_refused(make: Make, s3: str) -> None:
         await refused(downloader, TooLarge, "s3://docs/a b/目录#1?.pdf")
 
 
+async def test_a_large_object_is_refused_before_its_body(make: Make, scripted: FileServer) -> None:
+    scripted.script("/docs/doc.pdf", Answer(stall_after=10))
+    async with make(store_at(scripted.url("")), max_bytes=len(PDF) - 1) as downloader:
+        await refused(downloader, TooLarge)
+
+
 async def test_a_missing_bucket_is_the_service_s_fault(make: Make, s3: str) -> None:
     async with make(store_at(s3)) as downloader:
         error = await refused(downloader, ServiceCredentialsRejected, "s3://scans/doc.pdf")
@@ -200,6 +206,7 @@ async def test_a_storage_without_ranges_sends_it_all_again(
     scripted.script("/docs/doc.pdf", Answer(cut_after=700_000), Answer(ranges=False))
     async with make(store_at(scripted.url(""))) as downloader:
         assert await fetched(downloader) == PDF
+    assert len(scripted.requests) == 2
 
 
 @pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (416, "InvalidRange")])
@@ -274,25 +281,32 @@ async def test_a_storage_that_cannot_be_reached_fails(make: Make) -> None:
         await refused(downloader, DownloadFailed)
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer(stall_after=700_000), Answer(stall_at_once=True)], ids=["body", "headers"]
-)
-async def test_a_cancelled_download_returns_at_once_and_its_thread_ends(
-    make: Make, scripted: FileServer, answer: Answer
+async def test_a_cancelled_download_wakes_the_thread_that_reads(
+    make: Make, scripted: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted.script("/docs/doc.pdf", answer)
-    threads = ThreadPoolExecutor(1)
+    scripted.script("/docs/doc.pdf", Answer(stall_after=10))
+    reading = asyncio.Event()
+    monkeypatch.setattr(Spool, "announce", lambda _spool, _bytes: reading.set())
     store = store_at(scripted.url(""), read_timeout_seconds=1000)
-    store._threads = threads
     async with make(store) as downloader:
+        download = asyncio.create_task(fetched(downloader))
+        await reading.wait()
+        download.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await download
+        await asyncio.to_thread(store._threads.shutdown)
+
+
+async def test_a_cancelled_download_does_not_wait_for_the_storage(
+    make: Make, scripted: FileServer
+) -> None:
+    scripted.script("/docs/doc.pdf", Answer(stall_at_once=True))
+    async with make(store_at(scripted.url(""), read_timeout_seconds=1000)) as downloader:
         download = asyncio.create_task(fetched(downloader))
         await scripted.stalled.wait()
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
-        if answer.stall_at_once:
-            scripted.resume.set()
-        await asyncio.to_thread(threads.shutdown)
 
 
 @pytest.mark.parametrize("name", ["endpoint", "bucket_name", "access_key_id", "secret_access_key"])

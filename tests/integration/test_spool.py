@@ -39,6 +39,30 @@ async def test_no_room_for_the_last_bytes_is_storage_full() -> None:
             await spool.finish()
 
 
+@pytest.mark.parametrize(
+    ("content_range", "total"),
+    [
+        ("bytes 4-9/10", 10),
+        ("bytes 0-9/10", None),
+        ("bytes 5-9/10", None),
+        ("bytes 4-8/10", None),
+        ("bytes 4-9/*", None),
+        ("bytes */10", None),
+        ("bytes 4-9/10, 10-11/12", None),
+        ("octets 4-9/10", None),
+        ("bytes 4-9/1\u0660", None),
+        (f"bytes 4-9/{'9' * 5000}", None),
+        ("", None),
+    ],
+)
+async def test_only_the_rest_of_a_document_continues_it(
+    tmp_path: Path, content_range: str, total: int | None
+) -> None:
+    with SpoolFolder(tmp_path).spool(max_bytes=100) as spool:
+        await spool.append(b"four")
+        assert spool.resumed_total(content_range) == total
+
+
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (

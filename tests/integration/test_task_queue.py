@@ -522,7 +522,7 @@ async def test_a_dead_task_that_is_pushed_again_begins_a_new_life(queue: TaskQue
 
 
 async def test_a_cancelled_task_is_dropped_and_may_come_again(redis: Any, queue: TaskQueue) -> None:
-    await redis.set(KEYS.cancel("t-1"), 1)
+    await queue.cancel("t-1")
     assert await start_copy(queue, payload()) is None
     assert await taken(redis, queue) == []
     assert (await begin(queue, payload())).attempt == 1
@@ -532,15 +532,15 @@ async def test_a_wish_to_cancel_a_running_task_is_not_spent_on_a_copy(
     redis: Any, queue: TaskQueue
 ) -> None:
     await begin(queue, payload())
-    await redis.set(KEYS.cancel("t-1"), 1)
+    await queue.cancel("t-1")
     assert await start_copy(queue, payload()) is None
     assert await redis.exists(KEYS.cancel("t-1"))
 
 
 @pytest.mark.parametrize("how", ["ack", "dead"])
-async def test_a_wish_to_cancel_ends_with_the_task(redis: Any, queue: TaskQueue, how: str) -> None:
+async def test_a_wish_to_cancel_ends_with_the_task(queue: TaskQueue, how: str) -> None:
     lease = await begin(queue, payload())
-    await redis.set(KEYS.cancel("t-1"), 1)
+    await queue.cancel("t-1")
     await settle(lease, how)
     assert await start_copy(queue, payload(force=True)) is not None
 
@@ -619,7 +619,7 @@ async def test_the_first_back_after_an_outage_does_not_rob_the_rest(
 
 
 async def test_a_worker_whose_lease_is_longer_is_left_alone(
-    redis: Any, queue: TaskQueue, new_queue: NewQueue
+    queue: TaskQueue, new_queue: NewQueue
 ) -> None:
     clock = Clock()
     watcher = new_queue(worker=new_worker_id("watcher"), clock=clock, lease_seconds=1.0)
