@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from pdf_processor.config import ConfigurationError, Settings
 from pdf_processor.download import Downloader
 from pdf_processor.embedding.providers import Providers, built_in
-from pdf_processor.errors import ProcessorError
 from pdf_processor.ingest import IngestClient
 from pdf_processor.key_inbox import KeyInbox
 from pdf_processor.key_vault import KeyVault
@@ -31,8 +30,8 @@ from pdf_processor.rpc.server import RpcServer, Tls
 from pdf_processor.rpc.task import TaskServicer
 from pdf_processor.rpc.vectorizer import VectorizerServicer
 from pdf_processor.signals import stop_on_signals
-from pdf_processor.task_queue import Convicted, Lease, TaskQueue, new_worker_id
-from pdf_processor.task_status import State, StatusBoard
+from pdf_processor.task_queue import TaskQueue, new_worker_id
+from pdf_processor.task_status import StatusBoard
 from pdf_processor.url_policy import UrlPolicy
 from pdf_processor.worker import Worker
 
@@ -110,7 +109,7 @@ class Daemon:
         redis, blocking = await enter(open_redis(settings))
         await check_server(redis)
         self._board = await enter(open_board(settings, redis))
-        self._queue = open_queue(settings, redis, blocking, on_convicted=self._convicted)
+        self._queue = open_queue(settings, redis, blocking)
         self._providers = await enter(open_providers(settings))
         await self._start_inbox(redis, stack)
         if Part.WORKER in self._parts:
@@ -174,7 +173,7 @@ class Daemon:
                 bridge,
                 long_calls,
                 retry_dead=self._queue.retry_dead,
-                cancel=self._queue.cancel,
+                cancel=self._cancel,
             ),
         }
         await self._start_server(Part.KEYS, services, KEY_SERVER_THREADS, stack)
@@ -207,14 +206,10 @@ class Daemon:
         self.ports[part] = server.port
         log.info("listening", server=str(part), host=settings.grpc_bind, port=server.port)
 
-    async def _convicted(self, lease: Lease, error: ProcessorError) -> None:
-        """Say of a task that crashed its workers what became of it."""
-        task = lease.task
-        report = await self._board.begin(
-            task.task_id, doc_id=task.document_id, attempt=lease.attempt, worker=lease.worker
-        )
-        await report.settled(State.DEAD, error)
-        await self._inbox.forget(task.task_id)
+    async def _cancel(self, task_id: str) -> None:
+        """Wish a task cancelled; of one that nobody works on it is true at once."""
+        await self._queue.cancel(task_id)
+        await self._board.cancelled(task_id)
 
 
 # ------------------------------------------------- parts, for the daemon and the commands
@@ -232,9 +227,7 @@ def open_board(settings: Settings, redis: Redis) -> StatusBoard:
     )
 
 
-def open_queue(
-    settings: Settings, redis: Redis, blocking: Redis, *, on_convicted: Convicted | None = None
-) -> TaskQueue:
+def open_queue(settings: Settings, redis: Redis, blocking: Redis) -> TaskQueue:
     """Return the queue, as a worker with an id of its own sees it."""
     return TaskQueue(
         redis,
@@ -247,7 +240,6 @@ def open_queue(
         retry_base_seconds=settings.retry_base_seconds,
         retry_max_seconds=settings.retry_max_seconds,
         done_ttl_seconds=settings.done_ttl_seconds,
-        on_convicted=on_convicted,
     )
 
 

@@ -96,6 +96,20 @@ class IngestClient:
     ) -> None:
         await self._channel.close()
 
+    async def check(self, timeout_seconds: float) -> None:
+        """Look whether anything answers at the address.
+
+        Raises:
+            IngestUnavailable: nothing did in time.
+        """
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout_seconds)
+        except TimeoutError:
+            raise IngestUnavailable(
+                f"Nothing answers at {self._address}: start the Go backend, or set "
+                "GO_GRPC_INGEST_ADDR"
+            ) from None
+
     async def send_document(
         self,
         chunks: AsyncIterator[EmbeddedChunk],

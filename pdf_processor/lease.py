@@ -73,6 +73,7 @@ class Lease:
         self.attempt = started
         self.worker = worker
         self.lost = asyncio.Event()
+        self.cancelled = asyncio.Event()
         self._ended = False
         self._crashed = started - 1 - failed
         self._failed = failed
@@ -109,6 +110,11 @@ class Lease:
         answer = await self._settle(protocol.DEAD, keys, [letter.to_json(), protocol.LETTERS_KEPT])
         warn_of_dropped_letters(answer - 1, "dead")
         return answer > 0
+
+    async def drop(self) -> bool:
+        """The task was cancelled: it is in no list any more. False: the lease was lost."""
+        keys = [self._keys.cancel(self.task.task_id)]
+        return await self._settle(protocol.DROP, keys, []) > 0
 
     async def release(self) -> bool:
         """Give the task back, uncounted, to the head of the queue. False: the lease was lost."""

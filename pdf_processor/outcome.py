@@ -36,11 +36,16 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody did not want it any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The task went to another worker: nothing may be written any more."""
 
 
-Outcome = Done | Retry | Dead | Released | Lost
+Outcome = Done | Retry | Dead | Released | Cancelled | Lost
 
 
 def judge(error: ProcessorError) -> Retry | Dead:

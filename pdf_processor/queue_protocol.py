@@ -279,6 +279,18 @@ end)
 """
 )
 
+DROP = (
+    _SETTLE
+    + """
+-- The task was cancelled while it ran.
+-- KEYS[5] cancel
+return settle('drop', function()
+  redis.call('HDEL', KEYS[3], id)
+  redis.call('DEL', KEYS[5])
+end)
+"""
+)
+
 RELEASE = (
     _SETTLE
     + """
@@ -340,14 +352,16 @@ return 1
 WRITE_STATUS = """
 -- Write statuses and publish them, but only those whose writer still has a say: the first of
 -- a delivery always; its later ones while the task runs under that worker; `QUEUED` for a
--- task that nobody works on and that is not done. A key that is no hash is left alone.
+-- task that nobody works on and that is not done; `CANCELLED` for one that nobody works on
+-- and that has not ended. A key that is no hash is left alone.
 -- KEYS[n] status of the n-th
 -- ARGV[1] seconds to keep, [2] channel, [3] field names; then for each four: `begin`,
---     `change` or `queue`; worker; event; values
+--     `change`, `queue` or `cancel`; worker; event; values
 -- returns how many were written
 local names, written = cjson.decode(ARGV[3]), 0
 local runs = {WAITING_FOR_KEY = true, DOWNLOADING = true, PROCESSING = true}
 local over = {DEAD = true, CANCELLED = true, QUEUED = true}
+local idle = {QUEUED = true, RETRYING = true}
 for n, key in ipairs(KEYS) do
   local mode, worker = ARGV[4 * n], ARGV[4 * n + 1]
   local old = redis.pcall('HMGET', key, 'state', 'worker')
@@ -356,6 +370,7 @@ for n, key in ipairs(KEYS) do
     or not state
     or (mode == 'change' and runs[state] and old[2] == worker)
     or (mode == 'queue' and over[state])
+    or (mode == 'cancel' and idle[state])
   if may and not old.err then
     local fields = {}
     for i, value in ipairs(cjson.decode(ARGV[4 * n + 3])) do

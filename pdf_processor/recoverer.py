@@ -21,7 +21,8 @@ class Recoverer:
 
     1. registers the worker, renews its lease five times a lease, and begins anew under
        another id when the worker was taken for dead (its leases know then: `Lease.lost`);
-    2. puts delayed tasks that are due back into the queue, every second;
+    2. puts delayed tasks that are due back into the queue, every second, and looks for
+       tasks in work that somebody wants cancelled;
     3. puts back what dead workers held, at the start and at every beat;
     4. at the end unregisters the worker, or lets its lease run out if it still holds tasks.
 
@@ -71,6 +72,7 @@ class Recoverer:
         self._registered = True
 
     async def _forward(self) -> None:
+        await self._queue.look_for_cancelled()
         await self._queue.forward_due()
 
     async def _recover(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import cast
 from weakref import WeakSet
 
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 
 from pdf_processor import queue_protocol as protocol
 from pdf_processor.dead_letter import DeadLetter
-from pdf_processor.errors import InvalidTask, ProcessorError, WorkerCrashed
+from pdf_processor.errors import InvalidTask
 from pdf_processor.lease import Exhausted, Lease, Retried, Terms, warn_of_dropped_letters
 from pdf_processor.letters import Letters
 from pdf_processor.lost_workers import LostWorkers
@@ -31,14 +32,34 @@ from pdf_processor.redis_connection import (
 )
 from pdf_processor.task import Task
 
-__all__ = ["Exhausted", "Lease", "QueueCounts", "QueueUnavailable", "Retried", "TaskQueue"]
+__all__ = [
+    "Exhausted",
+    "Lease",
+    "NotStarted",
+    "QueueCounts",
+    "QueueUnavailable",
+    "Retried",
+    "TaskQueue",
+]
 
 log = structlog.get_logger()
 
 FORWARD_BATCH = 500
 CANCEL_SECONDS = 86_400
 
-Convicted = Callable[[Lease, ProcessorError], Awaitable[None]]
+
+class NotStarted(StrEnum):
+    """Why there is nothing to do for a task that was taken; all that has been dealt with."""
+
+    DONE = "done"
+    """It succeeded lately."""
+    RUNNING = "running"
+    """A live worker has it."""
+    PARKED = "parked"
+    """A live worker has it, and this copy is forced: it comes back when that has ended."""
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """It went to another worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +90,7 @@ class TaskQueue:
 
     When to do which is left to the worker and the recoverer. `worker` comes from
     `new_worker_id`; where `pod_name` is set, an older boot of the same pod is known to be
-    dead, so two processes that take tasks in one pod need names of their own. `on_convicted`
-    hears of a task that died because it took its worker down too often.
+    dead, so two processes that take tasks in one pod need names of their own.
 
     `take` waits while Redis is away. `start` and `reject` do too, and raise
     `QueueUnavailable` when Redis refuses for a reason that does not pass by itself; every
@@ -90,7 +110,6 @@ class TaskQueue:
         retry_max_seconds: float,
         done_ttl_seconds: int,
         pod_name: str = "",
-        on_convicted: Convicted | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys = QueueKeys(name)
@@ -101,7 +120,6 @@ class TaskQueue:
         self._scripts = Scripts(redis, self.outage)
         self._lease_seconds = lease_seconds
         self._terms = Terms(max_attempts, retry_base_seconds, retry_max_seconds, done_ttl_seconds)
-        self._on_convicted = on_convicted
         self._clock = clock
         self._fresh_until = clock()
         self._renewed = asyncio.Event()
@@ -189,17 +207,12 @@ class TaskQueue:
                 await asyncio.wait_for(self._renewed.wait(), BLOCK_SECONDS)
         return self._clock() < self._fresh_until
 
-    async def start(self, payload: bytes, task: Task) -> Lease | None:
-        """Begin to work on what was taken.
-
-        None: there is nothing to do. It is done, runs already, was cancelled, took its
-        worker down too often, or went to another worker; all that has been dealt with.
-        """
+    async def start(self, payload: bytes, task: Task) -> Lease | NotStarted:
+        """Begin to work on what was taken."""
         worker, nonce = self.worker, secrets.token_hex(8)
         outcome, started, failed = await self._ask_to_start(payload, task, worker, nonce)
         if outcome != b"started":
-            log.info("task not started", task_id=task.task_id, reason=outcome.decode())
-            return None
+            return NotStarted(outcome.decode())
         lease = Lease(
             self._scripts,
             self.keys,
@@ -211,9 +224,6 @@ class TaskQueue:
             started=started,
             failed=failed,
         )
-        if lease.worn_out:
-            await self._convict(lease)
-            return None
         self._leases.add(lease)
         if worker != self.worker:
             lease.lose()
@@ -246,12 +256,6 @@ class TaskQueue:
             ],
         )
         return answer
-
-    async def _convict(self, lease: Lease) -> None:
-        error = WorkerCrashed()
-        log.error("task took its worker down too often", task_id=lease.task.task_id)
-        if await lease.dead_letter(error) and self._on_convicted is not None:
-            await self._on_convicted(lease, error)
 
     async def reject(self, payload: bytes, error: InvalidTask) -> None:
         """Put what was taken, and is no task, into the invalid list."""
@@ -287,9 +291,21 @@ class TaskQueue:
             await self._redis.rpush(self.keys.waiting, payload)
 
     async def cancel(self, task_id: str) -> None:
-        """Wish a task cancelled: it is dropped when it would start, within a day from now."""
+        """Wish a task cancelled, within a day: it does not start, or its lease hears of it."""
         with translated():
             await self._redis.set(self.keys.cancel(task_id), 1, ex=CANCEL_SECONDS)
+
+    async def look_for_cancelled(self) -> None:
+        """Tell the leases of this worker whose tasks are wished cancelled."""
+        leases = list(self._leases)
+        if not leases:
+            return
+        with translated():
+            keys = [self.keys.cancel(lease.task.task_id) for lease in leases]
+            wishes = await self._redis.mget(keys)
+        for lease, wish in zip(leases, wishes, strict=True):
+            if wish is not None:
+                lease.cancelled.set()
 
     async def counts(self) -> QueueCounts:
         """Count what is where."""

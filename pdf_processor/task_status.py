@@ -40,7 +40,7 @@ LAST_WRITE_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 BATCH = 100
 
-Mode = Literal["begin", "change", "queue"]
+Mode = Literal["begin", "change", "queue", "cancel"]
 
 
 @dataclass(slots=True)
@@ -107,6 +107,12 @@ class StatusBoard:
         status = entered(TaskStatus(task_id, doc_id=doc_id), State.QUEUED)
         with suppress(QueueUnavailable):
             await self._send([_Entry("queue", status)])
+
+    async def cancelled(self, task_id: str) -> None:
+        """Say that a task was cancelled, unless somebody works on it or it has ended."""
+        with suppress(QueueUnavailable):
+            before = await self.read(task_id)
+            await self._send([_Entry("cancel", entered(before, State.CANCELLED))])
 
     def put(self, mode: Mode, status: TaskStatus) -> _Entry:
         """Have a status written soon; for reports."""

@@ -14,12 +14,13 @@ from pdf_processor.errors import (
     InvalidTask,
     ProcessorError,
     ServiceCredentialsRejected,
+    WorkerCrashed,
 )
 from pdf_processor.ingest import Receipt
-from pdf_processor.outcome import Dead, Done, Lost, Outcome, Released, Retry, judge
+from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_queue import Exhausted, Lease, Retried, TaskQueue
+from pdf_processor.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
 from pdf_processor.task_status import State, StatusBoard, TaskReport
 
 log = structlog.get_logger()
@@ -120,7 +121,8 @@ class Worker:
             await self._queue.reject(payload, error)
             return
         lease = await self._queue.start(payload, task)
-        if lease is None:
+        if isinstance(lease, NotStarted):
+            await self._pass_over(task, lease)
             return
         structlog.contextvars.bind_contextvars(task_id=task.task_id, attempt=lease.attempt)
         log.info("task started", doc_id=task.document_id)
@@ -130,18 +132,29 @@ class Worker:
         outcome = await self._outcome(lease, held, report)
         await self._settle(lease, report, outcome)
 
+    async def _pass_over(self, task: Task, reason: NotStarted) -> None:
+        log.info("task not started", task_id=task.task_id, reason=str(reason))
+        if reason is NotStarted.CANCELLED:
+            await self._board.cancelled(task.task_id)
+            await self._forget_key(task.task_id)
+
     async def _outcome(self, lease: Lease, held: _Held, report: TaskReport) -> Outcome:
-        """Run the task until it ends, its lease is lost, or it has to be given up."""
+        """Run the task until it ends, or something else ends it."""
+        if lease.worn_out:
+            return Dead(WorkerCrashed())
         running = asyncio.create_task(self._run(lease, held, report))
-        lost = asyncio.create_task(lease.lost.wait())
-        given_up = asyncio.create_task(held.given_up.wait())
+        endings: dict[asyncio.Task[Any], Outcome] = {
+            asyncio.create_task(lease.lost.wait()): Lost(),
+            asyncio.create_task(lease.cancelled.wait()): Cancelled(),
+            asyncio.create_task(held.given_up.wait()): Released("shutdown"),
+        }
         try:
-            await asyncio.wait({running, lost, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, *endings}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return await running
-            return Lost() if lost.done() else Released("shutdown")
+            return next(outcome for ending, outcome in endings.items() if ending.done())
         finally:
-            await _end(running, lost, given_up)
+            await _end(running, *endings)
 
     async def _run(self, lease: Lease, held: _Held, report: TaskReport) -> Outcome:
         """Run the task in a place of work, and judge how it ended."""
@@ -178,6 +191,10 @@ class Worker:
                 if await lease.release():
                     log.info("task released", reason=reason)
                     await report.settled(State.QUEUED)
+            case Cancelled():
+                if await lease.drop():
+                    log.info("task cancelled")
+                    await self._ended(lease, report, State.CANCELLED)
             case Lost():
                 pass
 

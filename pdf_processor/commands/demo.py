@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import groupby
@@ -13,6 +14,7 @@ import grpc
 import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -86,6 +88,7 @@ def _settings(
         grpc_embedding_port=0,
         allowed_download_hosts=tuple(hosts),
         max_attempts=1,
+        key_encryption_secret=(SecretStr(secrets.token_hex(32)),),
         **own_model,
     )
 

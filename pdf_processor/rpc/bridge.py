@@ -69,6 +69,8 @@ class Bridge:
         except RuntimeError:  # the loop is closed
             coroutine.close()
             raise Refused(grpc.StatusCode.UNAVAILABLE, "The processor is stopping") from None
+        if not context.add_callback(lambda: _cancel(future)):
+            _cancel(future)
         return future
 
 

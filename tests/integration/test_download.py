@@ -71,6 +71,16 @@ class Names(AbstractResolver):
         pass
 
 
+class Silence(Names):
+    """Never resolves a name."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        await asyncio.Event().wait()
+        return await super().resolve(host, port, family)
+
+
 class OneAddressIsPublic(UrlPolicy):
     def allows_address(self, address: str) -> bool:
         return address == "127.0.0.1"
@@ -261,6 +271,12 @@ async def test_a_server_that_does_not_answer_times_out(make: Make, server: FileS
     server.script("/doc.pdf", Answer(stall_at_once=True))
     async with make(read_timeout_seconds=0.05, max_tries=1) as downloader:
         await refused(downloader, server.url("/doc.pdf"), DownloadTimedOut)
+
+
+async def test_connecting_times_out(make: Make) -> None:
+    silence = Silence([])
+    async with make(connect_timeout_seconds=0.05, max_tries=1, resolver=silence) as downloader:
+        await refused(downloader, "https://docs.example/doc.pdf", DownloadTimedOut)
 
 
 async def test_a_server_that_drips_is_left_after_the_total_time(

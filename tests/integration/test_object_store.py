@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import random
 import socket
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -281,6 +283,16 @@ async def test_a_storage_that_cannot_be_reached_fails(make: Make) -> None:
         await refused(downloader, DownloadFailed)
 
 
+def a_thread_waits_for_the_storage() -> bool:
+    frames = sys._current_frames()
+    threads = [thread for thread in threading.enumerate() if "object-store" in thread.name]
+    return any(
+        frames[thread.ident].f_code is socket.SocketIO.readinto.__code__
+        for thread in threads
+        if thread.ident in frames
+    )
+
+
 async def test_a_cancelled_download_wakes_the_thread_that_reads(
     make: Make, scripted: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +303,8 @@ async def test_a_cancelled_download_wakes_the_thread_that_reads(
     async with make(store) as downloader:
         download = asyncio.create_task(fetched(downloader))
         await reading.wait()
+        while not a_thread_waits_for_the_storage():
+            await asyncio.sleep(0)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -77,6 +79,21 @@ def test_a_folder_that_was_cleaned_away_is_made_again(tmp_path: Path) -> None:
     folder.prepare()
     (tmp_path / "spools").rmdir()
     with folder.spool(max_bytes=1) as spool:
+        assert spool.path.exists()
+
+
+def test_a_file_that_another_process_took_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def sweep_first(file: BinaryIO, operation: int) -> None:
+        monkeypatch.undo()
+        SpoolFolder(tmp_path).prepare()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with SpoolFolder(tmp_path).spool(max_bytes=1) as spool:
         assert spool.path.exists()
 
 

@@ -18,13 +18,20 @@ from pdf_processor.errors import (
     EmbeddingRateLimited,
     InvalidTask,
     NotAPdf,
-    ProcessorError,
+    WorkerCrashed,
 )
 from pdf_processor.lease import Lease
 from pdf_processor.queue_protocol import QueueKeys
 from pdf_processor.redis_connection import ServerTooOld, check_server, connect
 from pdf_processor.task import Task
-from pdf_processor.task_queue import Exhausted, QueueUnavailable, Retried, TaskQueue, new_worker_id
+from pdf_processor.task_queue import (
+    Exhausted,
+    NotStarted,
+    QueueUnavailable,
+    Retried,
+    TaskQueue,
+    new_worker_id,
+)
 
 NewQueue = Callable[..., TaskQueue]
 KEYS = QueueKeys("queue:upload_tasks")
@@ -318,7 +325,7 @@ async def test_what_was_done_before_anybody_started_it_again_is_done(
     await crash(redis, queue, other)
     assert await lease.ack()
     again = await take_one(other)
-    assert await other.start(again, Task.parse(again)) is None
+    assert await other.start(again, Task.parse(again)) is NotStarted.DONE
     assert (await other.counts()).in_flight == 0
 
 
@@ -427,7 +434,7 @@ async def test_what_was_taken_under_a_lost_id_goes_back(
     await queue.push(payload())
     late = await take_one(queue)
     await redis.zrem(KEYS.workers, queue.worker)
-    assert await queue.start(late, Task.parse(late)) is None
+    assert await queue.start(late, Task.parse(late)) is NotStarted.LOST
     await other.recover()
     assert await waiting(redis) == [payload()]
 
@@ -464,21 +471,21 @@ async def test_a_lease_that_begins_as_the_worker_is_lost_is_lost(
 # ------------------------------------------------------------------------- de-duplication
 
 
-async def start_copy(queue: TaskQueue, copy: bytes) -> Lease | None:
+async def start_copy(queue: TaskQueue, copy: bytes) -> Lease | NotStarted:
     await queue.push(copy)
     return await queue.start(await take_one(queue), Task.parse(copy))
 
 
 async def test_a_done_task_is_not_started_again(redis: Any, queue: TaskQueue) -> None:
     await (await begin(queue, payload())).ack()
-    assert await start_copy(queue, payload(DocID="another")) is None
+    assert await start_copy(queue, payload(DocID="another")) is NotStarted.DONE
     assert await taken(redis, queue) == []
 
 
 async def test_a_done_task_is_started_again_by_force(queue: TaskQueue) -> None:
     await (await begin(queue, payload())).ack()
     lease = await start_copy(queue, payload(force=True))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     assert lease.attempt == 1
 
 
@@ -487,8 +494,8 @@ async def test_a_copy_of_a_running_task_is_dropped(
     redis: Any, queue: TaskQueue, other: TaskQueue, copy: bytes
 ) -> None:
     lease = await begin(queue, payload())
-    assert await start_copy(queue, copy) is None
-    assert await start_copy(other, copy) is None
+    assert await start_copy(queue, copy) is NotStarted.RUNNING
+    assert await start_copy(other, copy) is NotStarted.RUNNING
     assert (await taken(redis, queue), await taken(redis, other)) == ([payload()], [])
     assert await lease.ack()
 
@@ -497,7 +504,7 @@ async def test_a_forced_copy_of_a_running_task_waits_for_its_end(
     redis: Any, queue: TaskQueue
 ) -> None:
     lease = await begin(queue, payload())
-    assert await start_copy(queue, payload(force=True)) is None
+    assert await start_copy(queue, payload(force=True)) is NotStarted.PARKED
     assert len(await delayed(redis)) == 1
     assert await lease.ack()
     await make_due(redis)
@@ -513,7 +520,7 @@ async def test_two_copies_run_once_when_two_workers_take_them(
     one, two = await take_one(queue), await take_one(other)
     task = Task.parse(payload())
     leases = await asyncio.gather(queue.start(one, task), other.start(two, task))
-    assert [lease is None for lease in leases].count(True) == 1
+    assert leases.count(NotStarted.RUNNING) == 1
 
 
 async def test_a_dead_task_that_is_pushed_again_begins_a_new_life(queue: TaskQueue) -> None:
@@ -523,7 +530,7 @@ async def test_a_dead_task_that_is_pushed_again_begins_a_new_life(queue: TaskQue
 
 async def test_a_cancelled_task_is_dropped_and_may_come_again(redis: Any, queue: TaskQueue) -> None:
     await queue.cancel("t-1")
-    assert await start_copy(queue, payload()) is None
+    assert await start_copy(queue, payload()) is NotStarted.CANCELLED
     assert await taken(redis, queue) == []
     assert (await begin(queue, payload())).attempt == 1
 
@@ -533,8 +540,25 @@ async def test_a_wish_to_cancel_a_running_task_is_not_spent_on_a_copy(
 ) -> None:
     await begin(queue, payload())
     await queue.cancel("t-1")
-    assert await start_copy(queue, payload()) is None
+    assert await start_copy(queue, payload()) is NotStarted.RUNNING
     assert await redis.exists(KEYS.cancel("t-1"))
+
+
+async def test_a_lease_hears_that_its_task_is_wished_cancelled(queue: TaskQueue) -> None:
+    wanted, unwanted = await begin(queue, payload("a")), await begin(queue, payload("b"))
+    await queue.cancel("b")
+    await queue.look_for_cancelled()
+    assert unwanted.cancelled.is_set()
+    assert not wanted.cancelled.is_set()
+
+
+async def test_a_dropped_task_is_nowhere_and_may_come_again(queue: TaskQueue) -> None:
+    lease = await begin(queue, payload())
+    await queue.cancel("t-1")
+    assert await lease.drop()
+    counts = await queue.counts()
+    assert (counts.waiting, counts.in_flight, counts.delayed, counts.dead) == (0, 0, 0, 0)
+    assert (await begin(queue, payload())).attempt == 1
 
 
 @pytest.mark.parametrize("how", ["ack", "dead"])
@@ -713,24 +737,20 @@ async def test_a_queue_named_with_wildcards_sweeps_only_its_own(new_queue: NewQu
 async def test_a_task_that_takes_its_worker_down_is_convicted_in_the_end(
     redis: Any, new_queue: NewQueue
 ) -> None:
-    heard: list[tuple[str, str]] = []
-
-    async def convicted(lease: Lease, error: ProcessorError) -> None:
-        heard.append((lease.task.task_id, error.code))
-
-    judge = new_queue(worker=new_worker_id("judge"), on_convicted=convicted)
+    judge = new_queue(worker=new_worker_id("judge"))
     await judge.register()
     await judge.push(payload())
     for attempt in range(1, 6):
         victim = new_queue()
         await victim.register()
-        assert (await begin(victim)).attempt == attempt
+        lease = await begin(victim)
+        assert (lease.attempt, lease.worn_out) == (attempt, False)
         await crash(redis, victim, judge)
-    assert await judge.start(await take_one(judge), Task.parse(payload())) is None
+    lease = await begin(judge)
+    assert lease.worn_out
+    assert await lease.dead_letter(WorkerCrashed())
     [letter] = await judge.dead_letters()
     assert (letter.error_code, letter.attempts) == ("WORKER_CRASHED", 5)
-    assert heard == [("t-1", "WORKER_CRASHED")]
-    assert (await judge.counts()).in_flight == 0
 
 
 async def test_one_crash_convicts_nobody(redis: Any, new_queue: NewQueue) -> None:
@@ -739,7 +759,8 @@ async def test_one_crash_convicts_nobody(redis: Any, new_queue: NewQueue) -> Non
     await victim.register()
     await begin(victim, payload())
     await crash(redis, victim, judge)
-    assert (await begin(judge)).attempt == 2
+    lease = await begin(judge)
+    assert (lease.attempt, lease.worn_out) == (2, False)
 
 
 async def test_crashes_do_not_use_up_failures(redis: Any, new_queue: NewQueue) -> None:
@@ -866,7 +887,7 @@ async def test_any_task_id_goes_all_the_way(redis: Any, queue: TaskQueue, task_i
     await lease.dead_letter(NotAPdf())
     assert await queue.retry_dead(task_id)
     assert await (await begin(queue)).ack()
-    assert await start_copy(queue, payload(task_id)) is None
+    assert await start_copy(queue, payload(task_id)) is NotStarted.DONE
 
 
 # -------------------------------------------------------------------------- counts, server
