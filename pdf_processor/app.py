@@ -282,17 +282,10 @@ def open_store(settings: Settings) -> ObjectStore:
 @asynccontextmanager
 async def open_downloader(settings: Settings) -> AsyncIterator[Downloader]:
     """Have the downloader and its bucket ready."""
-    policy = UrlPolicy(
-        bucket_endpoint=settings.bucket_endpoint,
-        bucket_name=settings.bucket_name,
-        allowed_buckets=settings.allowed_buckets,
-        allowed_hosts=settings.allowed_download_hosts,
-        allow_file_urls=settings.allow_file_urls,
-    )
     async with (
         open_store(settings) as store,
         Downloader(
-            policy=policy,
+            policy=_policy(settings),
             store=store,
             temp_dir=settings.temp_dir,
             max_bytes=settings.max_file_bytes,
@@ -309,6 +302,19 @@ def open_ingest(settings: Settings) -> IngestClient:
         auth_token=settings.ingest_auth_token,
         tls_ca=settings.ingest_tls_ca,
     )
+
+
+def _policy(settings: Settings) -> UrlPolicy:
+    try:
+        return UrlPolicy(
+            bucket_endpoint=settings.bucket_endpoint,
+            bucket_name=settings.bucket_name,
+            allowed_buckets=settings.allowed_buckets,
+            allowed_hosts=settings.allowed_download_hosts,
+            allow_file_urls=settings.allow_file_urls,
+        )
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _tls(settings: Settings) -> Tls | None:

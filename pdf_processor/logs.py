@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Literal
 
 import structlog
@@ -57,3 +58,9 @@ def _renderers(log_format: str) -> list[structlog.typing.Processor]:
     plain = structlog.dev.plain_traceback
     colors = sys.stderr.isatty()
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+
+
+def log_bug(event: str, error: BaseException) -> None:
+    """Log what nobody expected: where, not what it said. That may hold a key."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    structlog.get_logger(OWN_LOGGERS).error(event, kind=type(error).__name__, where=where)

@@ -18,6 +18,7 @@ from pdf_processor.embedding.embedder import Embedder
 from pdf_processor.embedding.providers import NO_EMBEDDINGS, Providers
 from pdf_processor.errors import (
     EmbeddingAuth,
+    EmbeddingBudget,
     EmbeddingQuota,
     NoText,
     ServiceCredentialsRejected,
@@ -123,12 +124,20 @@ async def embedded_chunks(
     """Cut pages into chunks and embed them while the pages arrive.
 
     Chunks have at most as many tokens as the task's options and the embedder's model allow.
-    Without an embedder the vectors are empty and tokens are estimated.
+    Without an embedder the vectors are empty, and tokens are estimated and cost nothing.
+
+    Raises:
+        EmbeddingBudget: while iterating, see `options.max_embedding_tokens`.
     """
     chunker = _chunker(doc_id, sha256, options, embedder)
     async with AsyncExitStack() as stack:
         chunks = await stack.enter_async_context(aclosing(chunk_pages(pages, chunker)))
-        stream = _without_vectors(chunks) if embedder is None else embed_chunks(chunks, embedder)
+        if embedder is None:
+            stream = _without_vectors(chunks)
+        else:
+            affordable = _within_budget(chunks, options.max_embedding_tokens)
+            chunks = await stack.enter_async_context(aclosing(affordable))
+            stream = embed_chunks(chunks, embedder)
         yield await stack.enter_async_context(aclosing(stream))
 
 
@@ -144,6 +153,22 @@ def _chunker(doc_id: str, sha256: str, options: TaskOptions, embedder: Embedder 
         count_tokens=embedder.count_tokens if embedder else estimate_tokens,
         fingerprint=(options.ocr, *((embedder.provider, embedder.model) if embedder else ())),
     )
+
+
+async def _within_budget(
+    chunks: AsyncIterator[Chunk], max_tokens: int | None
+) -> AsyncGenerator[Chunk]:
+    """Pass chunks on until their tokens would overspend the task's budget.
+
+    Raises:
+        EmbeddingBudget: before the chunk that is too much is embedded.
+    """
+    tokens = 0
+    async for chunk in chunks:
+        tokens += chunk.token_count
+        if max_tokens is not None and tokens > max_tokens:
+            raise EmbeddingBudget
+        yield chunk
 
 
 async def _without_vectors(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[EmbeddedChunk]:

@@ -1,27 +1,21 @@
-"""Takes tasks, runs them, judges how they ended, and settles their leases."""
+"""Takes tasks while there is room, and brings them all to an end when stopped."""
 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
 
-from pdf_processor.errors import (
-    InternalError,
-    InvalidTask,
-    ProcessorError,
-    ServiceCredentialsRejected,
-    WorkerCrashed,
-)
+from pdf_processor.delivery import Delivery, Desk, end
+from pdf_processor.errors import ServiceCredentialsRejected
 from pdf_processor.ingest import Receipt
-from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
+from pdf_processor.logs import log_bug
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
-from pdf_processor.task_status import State, StatusBoard, TaskReport
+from pdf_processor.task_queue import TaskQueue
+from pdf_processor.task_status import StatusBoard, TaskReport
 
 log = structlog.get_logger()
 
@@ -31,16 +25,17 @@ MAX_WAITING_FOR_KEYS = 1000
 CREDENTIALS_PAUSE_SECONDS = 30.0
 """How long intake rests after the service's own credentials were refused."""
 
-Run = Callable[[Task, int, Slot, TaskReport], Awaitable[Receipt]]
-Forget = Callable[[str], Awaitable[None]]
+SETTLE_SECONDS = 5.0
+"""How long releasing may take at shutdown; with Redis away, leases run out instead."""
 
 
 class Worker:
     """One process's share of the queue.
 
-    Duties: take a task whenever a place in work is free; run it; judge how it ended; settle
-    its lease; when stopped, take no more, let what runs go on up to the grace, and release
-    the rest. Leaves the work itself to `run`, the lease's life to the recoverer.
+    Duties: take a task whenever a place in work is free; see each through as a `Delivery`;
+    rest when the service's own credentials are refused; when stopped, take no more, let
+    what is in work go on up to the grace, and release the rest. Leaves the work itself to
+    `run`, the lease's life to the recoverer.
     """
 
     def __init__(
@@ -48,21 +43,19 @@ class Worker:
         *,
         queue: TaskQueue,
         board: StatusBoard,
-        run: Run,
-        forget_key: Forget,
+        run: Callable[[Task, int, Slot, TaskReport], Awaitable[Receipt]],
+        forget_key: Callable[[str], Awaitable[None]],
         max_concurrent_tasks: int,
         grace_seconds: float,
         credentials_pause_seconds: float = CREDENTIALS_PAUSE_SECONDS,
     ) -> None:
         self._queue = queue
-        self._board = board
-        self._run_pipeline = run
-        self._forget_key = forget_key
         self._grace_seconds = grace_seconds
         self._credentials_pause_seconds = credentials_pause_seconds
         self._places = asyncio.Semaphore(max_concurrent_tasks)
         self._holdable = asyncio.Semaphore(max_concurrent_tasks + MAX_WAITING_FOR_KEYS)
-        self._held: dict[asyncio.Task[None], _Held] = {}
+        self._desk = Desk(queue, board, run, forget_key, self._rest)
+        self._deliveries: dict[asyncio.Task[None], Delivery] = {}
         self._rested = asyncio.Event()
         self._rested.set()
 
@@ -74,31 +67,29 @@ class Worker:
                     await self._take_one()
             await self._drain()
         finally:
-            await _end(*self._held)
-
-    # ------------------------------------------------------------------------- intake
+            await end(*self._deliveries)
 
     async def _room(self) -> bool:
-        """Wait until a place in work is free, and not too many tasks are held."""
-        await self._rested.wait()
+        """Wait until a place in work is free, not too many tasks are held, and intake is on."""
         async with self._holdable, self._places:
-            return True
+            pass
+        return await self._rested.wait()
 
     async def _take_one(self) -> None:
         payload = await self._queue.take()
         if payload is None:
             return
         await self._holdable.acquire()
-        held = _Held()
-        job = asyncio.create_task(self._work(payload, held))
-        self._held[job] = held
+        delivery = Delivery(self._desk, payload, await Slot.acquire(self._places))
+        job = asyncio.create_task(delivery.complete())
+        self._deliveries[job] = delivery
         job.add_done_callback(self._put_down)
 
     def _put_down(self, job: asyncio.Task[None]) -> None:
-        del self._held[job]
+        self._deliveries.pop(job).slot.close()
         self._holdable.release()
         if not job.cancelled() and (error := job.exception()):
-            _log_bug("task left to the recoverer", error)
+            log_bug("task left to the recoverer", error)
 
     def _rest(self, error: ServiceCredentialsRejected) -> None:
         """Stop intake for a while: every task would fail alike."""
@@ -111,144 +102,22 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.call_later(self._credentials_pause_seconds, self._rested.set)
 
-    # ------------------------------------------------------------------ one task's life
-
-    async def _work(self, payload: bytes, held: _Held) -> None:
-        try:
-            task = Task.parse(payload)
-        except InvalidTask as error:
-            log.warning("payload rejected", error_code=error.code, error=error.message)
-            await self._queue.reject(payload, error)
-            return
-        lease = await self._queue.start(payload, task)
-        if isinstance(lease, NotStarted):
-            await self._pass_over(task, lease)
-            return
-        structlog.contextvars.bind_contextvars(task_id=task.task_id, attempt=lease.attempt)
-        log.info("task started", doc_id=task.document_id)
-        report = await self._board.begin(
-            task.task_id, doc_id=task.document_id, attempt=lease.attempt, worker=lease.worker
-        )
-        outcome = await self._outcome(lease, held, report)
-        await self._settle(lease, report, outcome)
-
-    async def _pass_over(self, task: Task, reason: NotStarted) -> None:
-        log.info("task not started", task_id=task.task_id, reason=str(reason))
-        if reason is NotStarted.CANCELLED:
-            await self._board.cancelled(task.task_id)
-            await self._forget_key(task.task_id)
-
-    async def _outcome(self, lease: Lease, held: _Held, report: TaskReport) -> Outcome:
-        """Run the task until it ends, or something else ends it."""
-        if lease.worn_out:
-            return Dead(WorkerCrashed())
-        running = asyncio.create_task(self._run(lease, held, report))
-        endings: dict[asyncio.Task[Any], Outcome] = {
-            asyncio.create_task(lease.lost.wait()): Lost(),
-            asyncio.create_task(lease.cancelled.wait()): Cancelled(),
-            asyncio.create_task(held.given_up.wait()): Released("shutdown"),
-        }
-        try:
-            await asyncio.wait({running, *endings}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                return await running
-            return next(outcome for ending, outcome in endings.items() if ending.done())
-        finally:
-            await _end(running, *endings)
-
-    async def _run(self, lease: Lease, held: _Held, report: TaskReport) -> Outcome:
-        """Run the task in a place of work, and judge how it ended."""
-        held.slot = slot = await Slot.acquire(self._places)
-        try:
-            receipt = await self._run_pipeline(lease.task, lease.attempt, slot, report)
-        except ServiceCredentialsRejected as error:
-            self._rest(error)
-            return Released(error.message)
-        except ProcessorError as error:
-            return judge(error)
-        except Exception as error:  # noqa: BLE001 - a bug costs an attempt, not the daemon
-            _log_bug("unexpected failure", error)
-            return Retry(InternalError(f"Unexpected {type(error).__name__}: see the log."))
-        finally:
-            slot.close()
-        return Done(receipt.chunks)
-
-    # ----------------------------------------------------------------------- settling
-
-    async def _settle(self, lease: Lease, report: TaskReport, outcome: Outcome) -> None:
-        """End the lease; say so only if it still stood."""
-        match outcome:
-            case Done(chunks):
-                if await lease.ack():
-                    log.info("task succeeded", chunks=chunks)
-                    await self._ended(lease, report, State.SUCCEEDED)
-            case Retry(error):
-                await self._retry(lease, report, error)
-            case Dead(error):
-                if await lease.dead_letter(error):
-                    await self._died(lease, report, error)
-            case Released(reason):
-                if await lease.release():
-                    log.info("task released", reason=reason)
-                    await report.settled(State.QUEUED)
-            case Cancelled():
-                if await lease.drop():
-                    log.info("task cancelled")
-                    await self._ended(lease, report, State.CANCELLED)
-            case Lost():
-                pass
-
-    async def _retry(self, lease: Lease, report: TaskReport, error: ProcessorError) -> None:
-        match await lease.retry(error):
-            case Retried(seconds):
-                log.warning(
-                    "task failed, will retry",
-                    error_code=error.code,
-                    error=error.message,
-                    in_seconds=round(seconds, 1),
-                )
-                await report.settled(State.RETRYING, error)
-            case Exhausted():
-                await self._died(lease, report, error)
-
-    async def _died(self, lease: Lease, report: TaskReport, error: ProcessorError) -> None:
-        log.error("task died", error_code=error.code, error=error.message)
-        await self._ended(lease, report, State.DEAD, error)
-
-    async def _ended(
-        self, lease: Lease, report: TaskReport, state: State, error: ProcessorError | None = None
-    ) -> None:
-        await report.settled(state, error)
-        await self._forget_key(lease.task.task_id)
-
-    # ----------------------------------------------------------------------- stopping
-
     async def _drain(self) -> None:
         """Let what is in work go on up to the grace; release what waits, and then the rest."""
-        log.info("draining", tasks=len(self._held), grace_seconds=self._grace_seconds)
-        self._give_up(held for held in self._held.values() if held.waits)
-        if self._held:
-            await asyncio.wait(set(self._held), timeout=self._grace_seconds)
-        self._give_up(self._held.values())
-        if self._held:
-            await asyncio.wait(set(self._held))
+        log.info("draining", tasks=len(self._deliveries), grace_seconds=self._grace_seconds)
+        held = self._deliveries.values()
+        self._give_up(delivery for delivery in held if not delivery.slot.held)
+        await self._ended(timeout=self._grace_seconds)
+        self._give_up(held)
+        await self._ended(timeout=SETTLE_SECONDS)
 
-    def _give_up(self, tasks: Iterable[_Held]) -> None:
-        for held in tasks:
-            held.given_up.set()
+    def _give_up(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.give_up()
 
-
-class _Held:
-    """A task in this worker's hands: its place in work, and the wish to give it up."""
-
-    def __init__(self) -> None:
-        self.slot: Slot | None = None
-        self.given_up = asyncio.Event()
-
-    @property
-    def waits(self) -> bool:
-        """It is not in work: it waits for a place, or for its key."""
-        return self.slot is None or not self.slot.held
+    async def _ended(self, *, timeout: float) -> None:  # noqa: ASYNC109 - as asyncio.wait
+        if self._deliveries:
+            await asyncio.wait(set(self._deliveries), timeout=timeout)
 
 
 async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, bool]) -> bool:
@@ -256,17 +125,5 @@ async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, bool]) -> bool:
     doing = asyncio.create_task(step)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await _end(doing, stopping)
+    await end(doing, stopping)
     return not doing.cancelled() and doing.result()
-
-
-def _log_bug(event: str, error: BaseException) -> None:
-    """Log where it happened. Not what it said: a foreign exception's text may hold a key."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    log.error(event, kind=type(error).__name__, where=where)
-
-
-async def _end(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -24,10 +24,10 @@ KEY_NAME = "{queue:test}:key:t"
 
 
 @asynccontextmanager
-async def replica(redis_url: str, *secrets: SecretStr):
+async def replica(redis_url: str, *secrets: SecretStr, queue: str = QUEUE):
     """An inbox as one process of several has it."""
     async with Redis.from_url(redis_url) as redis:
-        vault = KeyVault(redis, queue_name=QUEUE, secrets=secrets or (NEW_SECRET,), ttl_seconds=600)
+        vault = KeyVault(redis, queue_name=queue, secrets=secrets or (NEW_SECRET,), ttl_seconds=600)
         with KeyInbox(ttl_seconds=600, vault=vault) as inbox:
             async with vault:
                 yield inbox
@@ -37,13 +37,10 @@ async def deliver(inbox: KeyInbox, key: ApiKey = KEY, task_id: str = "t") -> Non
     await asyncio.to_thread(inbox.deliver, task_id, key)
 
 
-async def listening(redis: Redis, *, replicas: int, besides: set[str] = frozenset()) -> set[str]:
-    """Wait until so many others than `besides` are subscribed; return the connections' ids."""
-    while True:
-        clients = await redis.client_list(_type="pubsub")
-        ids = {client["id"] for client in clients if client["sub"] == "1"} - besides
-        if len(ids) == replicas:
-            return ids
+async def listening(redis: Redis, queue: str) -> None:
+    """Wait until both replicas listen. Of another test's queue none can be left over."""
+    while (await redis.pubsub_numsub(f"{{{queue}}}:keys"))[0][1] < 2:
+        pass
 
 
 async def waiting(inbox: KeyInbox) -> asyncio.Task[ApiKey]:
@@ -61,9 +58,10 @@ async def test_a_key_given_to_one_replica_is_found_by_another(redis_url):
 
 
 async def test_a_key_given_to_one_replica_wakes_the_task_that_waits_at_another(redis, redis_url):
-    async with replica(redis_url) as one, replica(redis_url) as other:
+    queue = "queue:woken"
+    async with replica(redis_url, queue=queue) as one, replica(redis_url, queue=queue) as other:
         other._store.look_again_seconds = 1000  # only the news can wake it
-        await listening(redis, replicas=2)
+        await listening(redis, queue)
         receiving = await waiting(other)
         await deliver(one)
         assert await receiving == KEY
@@ -201,14 +199,17 @@ async def test_a_key_that_redis_cannot_take_is_not_kept():
 
 
 async def test_news_come_again_after_redis_cut_the_connection(redis, redis_url):
-    async with replica(redis_url) as one, replica(redis_url) as other:
-        before = await listening(redis, replicas=2)
+    async with replica(redis_url) as inbox:
+        heard = set()
+        inbox._store.on_news(heard.add)
+
+        async def hear(news: str) -> None:
+            while news not in heard:
+                await redis.publish("{queue:test}:keys", news)
+
+        await hear("before")
         await redis.client_kill_filter(_type="pubsub")
-        await listening(redis, replicas=2, besides=before)
-        other._store.look_again_seconds = 1000
-        receiving = await waiting(other)
-        await deliver(one)
-        assert await receiving == KEY
+        await hear("after")
 
 
 async def test_random_replicas_find_every_key(redis_url):

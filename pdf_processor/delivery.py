@@ -1,0 +1,194 @@
+"""What becomes of one payload that was taken: run, then judged, then settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pdf_processor.errors import (
+    InternalError,
+    InvalidTask,
+    ProcessorError,
+    ServiceCredentialsRejected,
+    WorkerCrashed,
+)
+from pdf_processor.ingest import Receipt
+from pdf_processor.logs import log_bug
+from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
+from pdf_processor.slot import Slot
+from pdf_processor.task import Task
+from pdf_processor.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
+from pdf_processor.task_status import State, StatusBoard, TaskReport
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every delivery of a worker has at hand."""
+
+    queue: TaskQueue
+    board: StatusBoard
+    run: Callable[[Task, int, Slot, TaskReport], Awaitable[Receipt]]
+    forget_key: Callable[[str], Awaitable[None]]
+    rest: Callable[[ServiceCredentialsRejected], None]
+
+
+class Delivery:
+    """One payload in this worker's hands.
+
+    Duties: reject what is no task; start the task under a lease; run it until it ends, is
+    cancelled, lost or given up; judge how it ended; settle the lease and report it. Leaves
+    it to the worker when to give up, and to give the slot back at the end.
+    """
+
+    def __init__(self, desk: Desk, payload: bytes, slot: Slot) -> None:
+        self.slot = slot
+        self._desk = desk
+        self._payload = payload
+        self._given_up = asyncio.Event()
+
+    def give_up(self) -> None:
+        """Release the task, unless it has just ended."""
+        self._given_up.set()
+
+    async def complete(self) -> None:
+        """See the payload through to its end."""
+        try:
+            task = Task.parse(self._payload)
+        except InvalidTask as error:
+            log.warning("payload rejected", error_code=error.code, error=error.message)
+            await self._desk.queue.reject(self._payload, error)
+            return
+        structlog.contextvars.bind_contextvars(task_id=task.task_id)
+        lease = await self._desk.queue.start(self._payload, task)
+        if isinstance(lease, NotStarted):
+            await self._pass_over(task, lease)
+        else:
+            await self._under(lease)
+
+    async def _pass_over(self, task: Task, reason: NotStarted) -> None:
+        log.info("task not started", reason=str(reason))
+        if reason is NotStarted.CANCELLED:
+            await self._desk.board.cancelled(task.task_id)
+            await self._desk.forget_key(task.task_id)
+
+    async def _under(self, lease: Lease) -> None:
+        structlog.contextvars.bind_contextvars(attempt=lease.attempt)
+        log.info("task started", doc_id=lease.task.document_id)
+        report = await self._desk.board.begin(
+            lease.task.task_id,
+            doc_id=lease.task.document_id,
+            attempt=lease.attempt,
+            worker=lease.worker,
+        )
+        outcome = Dead(WorkerCrashed()) if lease.worn_out else await self._run(lease, report)
+        await _Settlement(lease, report, self._desk.forget_key).settle(outcome)
+
+    async def _run(self, lease: Lease, report: TaskReport) -> Outcome:
+        """Run the task until it ends, or something else ends it."""
+        running = asyncio.create_task(self._attempt(lease, report))
+        endings: dict[asyncio.Task[Any], Outcome] = {
+            asyncio.create_task(lease.lost.wait()): Lost(),
+            asyncio.create_task(lease.cancelled.wait()): Cancelled(),
+            asyncio.create_task(self._given_up.wait()): Released("shutdown"),
+        }
+        try:
+            await asyncio.wait({running, *endings}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return await running
+            return next(outcome for ending, outcome in endings.items() if ending.done())
+        finally:
+            await end(running, *endings)
+
+    async def _attempt(self, lease: Lease, report: TaskReport) -> Outcome:
+        """Run the pipeline, and judge how it ended."""
+        try:
+            receipt = await self._desk.run(lease.task, lease.attempt, self.slot, report)
+        except ServiceCredentialsRejected as error:
+            self._desk.rest(error)
+            return Released(error.message)
+        except ProcessorError as error:
+            return judge(error)
+        except Exception as error:  # noqa: BLE001 - a bug costs an attempt, not the daemon
+            log_bug("unexpected failure", error)
+            return Retry(InternalError(f"Unexpected {type(error).__name__}: see the log."))
+        return Done(receipt.chunks)
+
+
+class _Settlement:
+    """Ends a lease by an outcome, and says so only if the lease still stood."""
+
+    def __init__(
+        self, lease: Lease, report: TaskReport, forget_key: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._lease = lease
+        self._report = report
+        self._forget_key = forget_key
+
+    async def settle(self, outcome: Outcome) -> None:
+        match outcome:
+            case Done(chunks):
+                await self._done(chunks)
+            case Retry(error):
+                await self._retry(error)
+            case Dead(error):
+                await self._dead(error)
+            case Released(reason):
+                await self._release(reason)
+            case Cancelled():
+                await self._drop()
+            case Lost():
+                pass
+
+    async def _done(self, chunks: int) -> None:
+        if await self._lease.ack():
+            log.info("task succeeded", chunks=chunks)
+            await self._ended(State.SUCCEEDED)
+
+    async def _retry(self, error: ProcessorError) -> None:
+        match await self._lease.retry(error):
+            case Retried(seconds):
+                log.warning(
+                    "task failed, will retry",
+                    error_code=error.code,
+                    error=error.message,
+                    in_seconds=round(seconds, 1),
+                )
+                await self._report.settled(State.RETRYING, error)
+            case Exhausted():
+                await self._died(error)
+
+    async def _dead(self, error: ProcessorError) -> None:
+        if await self._lease.dead_letter(error):
+            await self._died(error)
+
+    async def _release(self, reason: str) -> None:
+        if await self._lease.release():
+            log.info("task released", reason=reason)
+            await self._report.settled(State.QUEUED)
+
+    async def _drop(self) -> None:
+        if await self._lease.drop():
+            log.info("task cancelled")
+            await self._ended(State.CANCELLED)
+
+    async def _died(self, error: ProcessorError) -> None:
+        log.error("task died", error_code=error.code, error=error.message)
+        await self._ended(State.DEAD, error)
+
+    async def _ended(self, state: State, error: ProcessorError | None = None) -> None:
+        """It will not run again by itself: say so, and let go of its key."""
+        await self._report.settled(state, error)
+        await self._forget_key(self._lease.task.task_id)
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel what still runs, and wait until it has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
