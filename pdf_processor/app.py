@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from enum import StrEnum
+from functools import partial
 from typing import Self
 
 import structlog
@@ -172,7 +173,7 @@ class Daemon:
                 self._board,
                 bridge,
                 long_calls,
-                retry_dead=self._queue.retry_dead,
+                retry_dead=partial(retry_dead, self._queue, self._board),
                 cancel=self._cancel,
             ),
         }
@@ -210,6 +211,15 @@ class Daemon:
         """Wish a task cancelled; of one that nobody works on it is true at once."""
         await self._queue.cancel(task_id)
         await self._board.cancelled(task_id)
+
+
+async def retry_dead(queue: TaskQueue, board: StatusBoard, task_id: str) -> bool:
+    """Send a dead task back to the queue, and say so. False: it is not there."""
+    if not await queue.retry_dead(task_id):
+        return False
+    before = await board.read(task_id)
+    await board.queued(task_id, doc_id=before.doc_id)
+    return True
 
 
 # ------------------------------------------------- parts, for the daemon and the commands

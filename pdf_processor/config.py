@@ -15,6 +15,7 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
+    FilePath,
     SecretStr,
     ValidationError,
     field_validator,
@@ -77,12 +78,12 @@ class Settings(BaseSettings):
     grpc_embedding_port: Port = 50053
     grpc_bind: str = "127.0.0.1"
     grpc_auth_token: SecretStr = SecretStr("")
-    grpc_tls_cert: Path | None = None
-    grpc_tls_key: Path | None = None
-    grpc_tls_client_ca: Path | None = None
+    grpc_tls_cert: FilePath | None = None
+    grpc_tls_key: FilePath | None = None
+    grpc_tls_client_ca: FilePath | None = None
     grpc_allow_insecure: bool = False
     grpc_reflection: bool = False
-    ingest_tls_ca: Path | None = None
+    ingest_tls_ca: FilePath | None = None
     ingest_auth_token: SecretStr = SecretStr("")
     ingest_stall_seconds: Seconds = 300
 

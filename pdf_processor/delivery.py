@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from pdf_processor.ending import end
 from pdf_processor.errors import (
     InternalError,
     InvalidTask,
@@ -185,10 +186,3 @@ class _Settlement:
         """It will not run again by itself: say so, and let go of its key."""
         await self._report.settled(state, error)
         await self._forget_key(self._lease.task.task_id)
-
-
-async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel what still runs, and wait until it has ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from pdf_processor.ending import end
 from pdf_processor.key_inbox import ApiKey, KeptKey, KeyNotKept
 from pdf_processor.key_sealer import KeySealer
 from pdf_processor.outage import Outage
@@ -65,10 +66,7 @@ class KeyVault:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Again and again: below redis-py, `asyncio.wait_for` of Python 3.11 may swallow one.
-        while not self._listener.done():
-            self._listener.cancel()
-            await asyncio.wait([self._listener], timeout=0.1)
+        await end(self._listener)
 
     def on_news(self, tell: Callable[[str], None]) -> None:
         """Call `tell(task_id)` on the loop when a key came in at any replica."""

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from pdf_processor import queue_protocol as protocol
+from pdf_processor.ending import end
 from pdf_processor.errors import ProcessorError
 from pdf_processor.outage import Outage
 from pdf_processor.queue_protocol import QueueKeys
@@ -86,9 +87,7 @@ class StatusBoard:
         traceback: TracebackType | None,
     ) -> None:
         """Write what is left, for at most a second."""
-        self._writer.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._writer
+        await end(self._writer)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._write(), LAST_WRITE_SECONDS)
 

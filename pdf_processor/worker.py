@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 
-from pdf_processor.delivery import Delivery, Desk, end
+from pdf_processor.delivery import Delivery, Desk
+from pdf_processor.ending import end
 from pdf_processor.errors import ServiceCredentialsRejected
 from pdf_processor.ingest import Receipt
 from pdf_processor.logs import log_bug

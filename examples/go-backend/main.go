@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/redis/go-redis/v9/logging"
 )
 
 const usage = `usage: cognicore COMMAND [flags]
@@ -36,6 +38,7 @@ var commands = map[string]func(ctx context.Context, args []string, stdout io.Wri
 }
 
 func main() {
+	logging.Disable() // every try to reach Redis; the error says what came of them
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(start(ctx, os.Args[1:], os.Stdout))

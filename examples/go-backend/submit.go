@@ -142,10 +142,19 @@ func (u *upload) provideKeyAgain(ctx context.Context) {
 	}
 }
 
+// logStatus leaves out what there is nothing to say about.
 func logStatus(log *slog.Logger, status *pb.TaskStatus) {
-	log.Info("status", "task_id", status.GetTaskId(), "state", status.GetState().String(),
+	fields := []any{
+		"task_id", status.GetTaskId(), "state", status.GetState().String(),
 		"attempt", status.GetAttempt(),
 		"pages_done", status.GetPagesDone(), "pages_total", status.GetPagesTotal(),
-		"chunks_sent", status.GetChunksSent(), "warnings", status.GetWarnings(),
-		"error_code", status.GetErrorCode(), "error_message", status.GetErrorMessage())
+		"chunks_sent", status.GetChunksSent(),
+	}
+	if warnings := status.GetWarnings(); len(warnings) > 0 {
+		fields = append(fields, "warnings", warnings)
+	}
+	if code := status.GetErrorCode(); code != "" {
+		fields = append(fields, "error_code", code, "error_message", status.GetErrorMessage())
+	}
+	log.Info("status", fields...)
 }

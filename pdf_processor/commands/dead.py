@@ -60,8 +60,11 @@ async def show(settings: Settings, task_id: str) -> bool:
 
 async def retry(settings: Settings, task_id: str) -> bool:
     """Send one dead task back to the queue."""
-    async with _queue(settings) as queue:
-        return _found(await queue.retry_dead(task_id), task_id, done="back in the queue")
+    async with app.open_redis(settings) as (redis, blocking):
+        queue = app.open_queue(settings, redis, blocking)
+        board = app.open_board(settings, redis)
+        revived = await app.retry_dead(queue, board, task_id)
+    return _found(revived, task_id, done="back in the queue")
 
 
 async def drop(settings: Settings, task_id: str) -> bool:

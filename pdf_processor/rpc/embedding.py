@@ -9,6 +9,7 @@ import grpc
 import structlog
 from pydantic import SecretStr
 
+from pdf_processor.embedding.batching import embed_texts
 from pdf_processor.embedding.embedder import Embedder, Vector
 from pdf_processor.errors import EmbeddingRejected, ProcessorError
 from pdf_processor.rpc.answering import answering
@@ -72,7 +73,7 @@ class EmbeddingServicer(cognicore_pb2_grpc.EmbeddingServiceServicer):
             request.provider, api_key=_key(request), model=request.model
         )
         async with embedder:
-            return embedder.model, await embedder.embed(texts)
+            return embedder.model, await embed_texts(texts, embedder)
 
 
 def _key(request: Request) -> SecretStr | None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("launcher.py")
 
 
 class Launcher:
@@ -30,7 +31,7 @@ class Launcher:
             listener.bind(self._address)
             listener.listen()
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", f'exec "$@" 3<&{listener.fileno()}', "sh", *_SCRIPT],
+                [sys.executable, str(SCRIPT), str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
@@ -66,9 +67,6 @@ class Launcher:
         news, line = await asyncio.open_unix_connection(sock=connection)
         pid = int(await news.readline())
         return RunningCommand(pid, news, line, await _reader(out), await _reader(err))
-
-
-_SCRIPT = (sys.executable, str(Path(__file__).with_name("launcher.py")))
 
 
 async def _reader(descriptor: int) -> asyncio.StreamReader:

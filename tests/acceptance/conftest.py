@@ -25,6 +25,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     pdfs.write_report(folder / "report.pdf")
     pdfs.write_report(folder / "long.pdf", pages=40)
+    pdfs.write_report(folder / "pages-300.pdf", pages=300)
     pdfs.write_with_missing_page(folder / "page-missing.pdf", pages=300, missing=200)
     pdfs.write_truncated(folder / "truncated.pdf")
     pdfs.write_encrypted(folder / "encrypted.pdf")

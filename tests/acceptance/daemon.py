@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.acceptance.commands import ROOT, RunningCommand, started
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 10
 """How long to wait for an event before saying what came instead."""
 
 DEFAULTS = {

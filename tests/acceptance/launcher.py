@@ -4,7 +4,7 @@ Importing everything takes longer than most commands do, so one process imports,
 command is a fork of it: a process of its own, with the environment, the working directory
 and the standard streams it was given. What the fork then runs is `main.py`.
 
-A connection to the socket (fd 3) brings one command: a JSON object with `arguments`,
+A connection to the socket (its descriptor is the script's argument) brings one command: a JSON object with `arguments`,
 `environment` and `directory`, and two descriptors for stdout and stderr. It is answered
 with a line holding the process id, and a line holding the exit code. The launcher ends when
 its stdin is closed.
@@ -31,16 +31,21 @@ def main() -> None:
     import pdf_processor.cli  # noqa: F401, PLC0415 - what every command needs
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=3) as listener:
-        while listener in select.select([listener, sys.stdin], [], [])[0]:
-            connection, _ = listener.accept()
-            with connection:
-                is_keeper = os.fork() == 0
-                if is_keeper:
-                    break
-    if is_keeper:
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        connection = _forked_for_a_command(listener)
+    if connection:
         with connection:
             _keep(connection)
+
+
+def _forked_for_a_command(listener: socket.socket) -> socket.socket | None:
+    """Return in a fork of its own for each connection; in the launcher only at the end."""
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            return connection
+        connection.close()
+    return None
 
 
 def _keep(connection: socket.socket) -> None:

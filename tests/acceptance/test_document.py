@@ -147,12 +147,13 @@ async def test_a_download_is_deleted_when_its_document_has_arrived(system: Syste
 
 
 async def test_chunks_arrive_long_before_the_last_page_is_read(system: System) -> None:
-    hold = system.go.hold("doc-long", after=1)
-    task_id = await system.push("page-missing.pdf", DocID="doc-long")
+    hold = system.go.hold("doc-300", after=1)
+    task_id = await system.push("pages-300.pdf", DocID="doc-300", provider="hashing")
 
     await hold.reached.wait()
-
-    pages_done = [event["pages_done"] for event in system.of(task_id)]
-    assert max(pages_done) < 150
+    read_by_then = max(event["pages_done"] for event in [{"pages_done": 0}, *system.of(task_id)])
     hold.released.set()
-    await system.reached(task_id, "DEAD")
+
+    await system.reached(task_id, "SUCCEEDED")
+    assert read_by_then < 150
+    assert system.of(task_id)[-1]["pages_done"] == 300

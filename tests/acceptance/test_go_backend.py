@@ -27,15 +27,18 @@ pytestmark = pytest.mark.timeout(600)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "go-backend"
 KEY = "sk-a-tenants-own-key"
+SIGNATURE = "what-opens-a-presigned-url"
 HANGS_AFTER_SECONDS = 60
 
 Event = dict[str, Any]
 
 
-async def test_document_arrives_whole_with_its_vectors(start: Start):
+async def test_document_arrives_whole_with_its_vectors(start: Start, documents: Path):
     system = await start()
 
-    submit = await system.submit(pdfs.write_report, "-doc-id", "first", EMBEDDING_API_KEY=KEY)
+    submit = await system.submit(
+        documents / "report.pdf", "-doc-id", "first", EMBEDDING_API_KEY=KEY
+    )
 
     assert await submit.ended() == (0, "")
     chunks = system.kept("first")
@@ -47,16 +50,28 @@ async def test_document_arrives_whole_with_its_vectors(start: Start):
         assert chunk["embeddings"] == pytest.approx(vector_of(chunk["content"], OPENAI_DIMENSION))
 
 
-async def test_status_is_followed_to_its_end(start: Start):
+async def test_status_is_followed_to_its_end(start: Start, documents: Path):
     system = await start()
 
-    submit = await system.submit(pdfs.write_report, EMBEDDING_API_KEY=KEY)
+    submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
 
     assert await submit.ended() == (0, "")
     last = submit.events[-1]
     assert (last["event"], last["state"]) == ("status", "SUCCEEDED")
     assert (last["pages_done"], last["pages_total"]) == (3, 3)
     assert last["chunks_sent"] == (await system.receiver.event("document"))["chunks"]
+
+
+async def test_neither_key_nor_signed_query_is_printed(start: Start, documents: Path):
+    system = await start()
+
+    submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
+
+    assert await submit.ended() == (0, "")
+    await system.daemon.event("task succeeded")
+    printed = f"{submit.events} {system.receiver.events} {system.daemon.text}"
+    assert KEY not in printed
+    assert SIGNATURE not in printed
 
 
 async def test_embedding_comes_through_the_processor(start: Start):
@@ -91,14 +106,12 @@ async def test_vector_without_a_local_model_says_what_to_do(start: Start):
     assert "LOCAL_EMBEDDING_MODEL" in said
 
 
-async def test_chunks_arrive_before_the_last_page_is_read(start: Start):
+async def test_chunks_arrive_before_the_last_page_is_read(start: Start, documents: Path):
     """While the provider keeps back all vectors but the first, not all pages can be read."""
     system = await start()
     system.providers.gate.clear()
     submit = await system.submit(
-        lambda path: pdfs.write_report(path, pages=300),
-        "-provider=gemini",
-        EMBEDDING_API_KEY=KEY,
+        documents / "pages-300.pdf", "-provider=gemini", EMBEDDING_API_KEY=KEY
     )
     await system.providers.came(1)
     system.let_waiting_requests_pass()
@@ -114,10 +127,10 @@ async def test_chunks_arrive_before_the_last_page_is_read(start: Start):
     assert {len(chunk["embeddings"]) for chunk in system.kept()} == {GEMINI_DIMENSION}
 
 
-async def test_document_that_fails_at_page_200_leaves_nothing(start: Start):
+async def test_document_that_fails_at_page_200_leaves_nothing(start: Start, documents: Path):
     system = await start(EMBEDDING_PROVIDER="none")
 
-    submit = await system.submit(lambda path: pdfs.write_with_missing_page(path, missing=200))
+    submit = await system.submit(documents / "page-missing.pdf")
 
     code, said = await submit.ended()
     assert code == 1
@@ -125,14 +138,14 @@ async def test_document_that_fails_at_page_200_leaves_nothing(start: Start):
     await system.receiver.event("stream_cancelled")
     assert await system.receiver.stopped() == 0
     assert [event for event in system.receiver.events if event["event"] == "document"] == []
-    assert list(system.documents.iterdir()) == []
+    assert list(system.received.iterdir()) == []
 
 
-async def test_wrong_token_is_refused_in_words(start: Start):
+async def test_wrong_token_is_refused_in_words(start: Start, documents: Path):
     system = await start(GRPC_AUTH_TOKEN="the right token")
 
     submit = await system.submit(
-        pdfs.write_report, EMBEDDING_API_KEY=KEY, GRPC_AUTH_TOKEN="another token"
+        documents / "report.pdf", EMBEDDING_API_KEY=KEY, GRPC_AUTH_TOKEN="another token"
     )
 
     code, said = await submit.ended()
@@ -141,15 +154,15 @@ async def test_wrong_token_is_refused_in_words(start: Start):
     assert "GRPC_AUTH_TOKEN" in said
 
 
-async def test_one_command_with_the_right_tokens_does_it_all(start: Start):
+async def test_one_command_with_the_right_tokens_does_it_all(start: Start, documents: Path):
     """`run` of the README, with a token for either direction."""
     address = f"127.0.0.1:{free_port()}"
     tokens = {"GRPC_AUTH_TOKEN": "token of the processor", "INGEST_AUTH_TOKEN": "token of Go"}
     system = await start(GO_GRPC_INGEST_ADDR=address, **tokens)
 
     run = await system.submit(
-        pdfs.write_report,
-        *("-listen", address, "-out", "received"),
+        documents / "report.pdf",
+        *("-listen", address, "-out", "received-by-run"),
         command="run",
         EMBEDDING_API_KEY=KEY,
         **tokens,
@@ -163,11 +176,13 @@ async def test_one_command_with_the_right_tokens_does_it_all(start: Start):
     await run.event("document", chunks=arrived["chunks"])
 
 
-async def test_document_arrives_once_though_the_daemon_is_killed_amid_it(start: Start):
+async def test_document_arrives_once_though_the_daemon_is_killed_amid_it(
+    start: Start, documents: Path
+):
     """The new daemon has no key either: Go hands it over again."""
     system = await start(POD_NAME="pod-0")
     system.providers.gate.clear()
-    submit = await system.submit(pdfs.write_report, EMBEDDING_API_KEY=KEY)
+    submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
     await system.providers.came(1)
     system.let_waiting_requests_pass()
     await system.receiver.event("chunk", index=0)
@@ -179,8 +194,8 @@ async def test_document_arrives_once_though_the_daemon_is_killed_amid_it(start: 
 
     assert await submit.ended() == (0, "")
     assert await system.receiver.stopped() == 0
-    documents = [event for event in system.receiver.events if event["event"] == "document"]
-    assert [document["chunks"] for document in documents] == [len(system.kept())]
+    arrived = [event for event in system.receiver.events if event["event"] == "document"]
+    assert [document["chunks"] for document in arrived] == [len(system.kept())]
     text = "\n".join(chunk["content"] for chunk in system.kept())
     assert [text.count(pdfs.marker(page)) for page in (1, 2, 3)] == [2, 2, 2]
 
@@ -252,7 +267,7 @@ class System:
     files: FileServer
     providers: FakeProviders
     receiver: GoProcess
-    documents: Path
+    received: Path
     daemon: Daemon
     environment: dict[str, str]
     start_go: Callable[..., Awaitable[GoProcess]]
@@ -269,17 +284,15 @@ class System:
         return await self.start_go(command, *arguments, **addresses | environment)
 
     async def submit(
-        self,
-        write: Callable[[Path], Path],
-        *arguments: str,
-        command: str = "submit",
-        **environment: str,
+        self, document: Path, *arguments: str, command: str = "submit", **environment: str
     ) -> GoProcess:
         """Serve a PDF and let Go push a task for it."""
-        path = write(self.documents.parent / "document.pdf")
-        self.files.files["/document.pdf"] = path.read_bytes()
-        url = self.files.url("/document.pdf?signature=hidden")
-        return await self.go(command, "-url", url, *arguments, **environment)
+        return await self.go(command, "-url", self.presigned(document), *arguments, **environment)
+
+    def presigned(self, document: Path) -> str:
+        """Put a PDF where the daemon may download it; its URL."""
+        self.files.files["/document.pdf"] = document.read_bytes()
+        return self.files.url(f"/document.pdf?signature={SIGNATURE}")
 
     def let_waiting_requests_pass(self) -> None:
         """Let the provider answer what has come; what comes next waits."""
@@ -293,7 +306,7 @@ class System:
 
     def kept(self, doc_id: str = "") -> list[Event]:
         """Read what Go keeps of a document, or of the only one: its chunks."""
-        [path] = self.documents.glob(f"{doc_id or '*'}.jsonl")
+        [path] = self.received.glob(f"{doc_id or '*'}.jsonl")
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -303,7 +316,7 @@ Start = Callable[..., Awaitable[System]]
 @pytest.fixture
 async def start(redis_url: str, go_binary: Path, tmp_path: Path) -> AsyncIterator[Start]:
     """Start a receiving Go backend and a daemon with these settings for the keys and documents."""
-    documents = tmp_path / "documents"
+    received = tmp_path / "received"
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
 
@@ -317,7 +330,7 @@ async def start(redis_url: str, go_binary: Path, tmp_path: Path) -> AsyncIterato
             files = await enter(FileServer())
             providers = await enter(FakeProviders(api_key=KEY))
             receiver = await start_go(
-                "serve", "-listen", "127.0.0.1:0", "-out", str(documents), "-verbose"
+                "serve", "-listen", "127.0.0.1:0", "-out", str(received), "-verbose"
             )
             environment = {
                 "REDIS_URL": redis_url,
@@ -331,7 +344,7 @@ async def start(redis_url: str, go_binary: Path, tmp_path: Path) -> AsyncIterato
                 files=files,
                 providers=providers,
                 receiver=receiver,
-                documents=documents,
+                received=received,
                 daemon=await start_daemon(**environment),
                 environment=environment,
                 start_go=start_go,
@@ -364,10 +377,8 @@ async def _running(
 @pytest.fixture(scope="session")
 def go_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the example. Where Go or its modules are missing: skip, but fail in CI."""
-    problem = _go_problem()
-    if problem and not os.environ.get("CI"):
-        pytest.skip(problem)
-    assert not problem
+    if problem := _go_problem():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
     binary = tmp_path_factory.mktemp("go") / "cognicore"
     subprocess.run(["go", "build", "-o", binary, "."], cwd=EXAMPLE, check=True)
     return binary

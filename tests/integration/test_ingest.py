@@ -423,12 +423,14 @@ class Endless:
     """Chunks that stop coming after the first: only an interruption ends the waiting."""
 
     def __init__(self) -> None:
+        self.waited_for = asyncio.Event()
         self.interrupted = False
 
     async def chunks(self):
         async with asyncio.TaskGroup() as group:  # as a pipeline may have one open
             group.create_task(asyncio.sleep(0))
             yield chunk(0)
+            self.waited_for.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -448,7 +450,12 @@ def early(code: grpc.StatusCode | None, **fields):
 
 async def test_an_early_refusal_ends_the_making_of_chunks_at_once():
     source = Endless()
-    async with go(early(Code.PERMISSION_DENIED)) as address, client_of(address) as client:
+
+    async def handler(_requests, context):
+        await source.waited_for.wait()
+        await context.abort(Code.PERMISSION_DENIED, "early")
+
+    async with go(handler) as address, client_of(address) as client:
         with pytest.raises(IngestRejected, match="PERMISSION_DENIED: early"):
             await client.send_document(source.chunks(), header)
     assert source.interrupted

@@ -108,8 +108,14 @@ def test_a_provider_of_the_service_needs_its_key(monkeypatch):
 
 
 def test_half_a_certificate_is_refused(monkeypatch):
+    Path("cert.pem").touch()
     [line] = problems(monkeypatch, GRPC_TLS_CERT="cert.pem")
     assert "GRPC_TLS_KEY" in line
+
+
+def test_a_certificate_that_is_not_there_is_refused(monkeypatch):
+    [line] = problems(monkeypatch, INGEST_TLS_CA="nowhere.pem")
+    assert line.startswith("INGEST_TLS_CA=nowhere.pem: ")
 
 
 def test_without_environment_nothing_of_it_is_read(monkeypatch, tmp_path):
