@@ -18,6 +18,9 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 10
+"""How long to wait for what should come soon, before failing."""
+
 SCRIPT = Path(__file__).with_name("launcher.py")
 
 
@@ -150,5 +153,9 @@ async def started(
 async def run(*arguments: str, directory: Path = ROOT, **environment: str) -> Finished:
     """Run a command to its end."""
     async with started(*arguments, directory=directory, **environment) as command:
-        stdout, stderr = await asyncio.gather(command.stdout.read(), command.stderr.read())
-        return Finished(await command.ended(), stdout.decode(), stderr.decode())
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                stdout, stderr = await asyncio.gather(command.stdout.read(), command.stderr.read())
+                return Finished(await command.ended(), stdout.decode(), stderr.decode())
+        except TimeoutError:
+            raise AssertionError(f"{' '.join(arguments)} did not end") from None

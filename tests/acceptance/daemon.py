@@ -10,10 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.commands import ROOT, RunningCommand, started
-
-PATIENCE_SECONDS = 10
-"""How long to wait for an event before saying what came instead."""
+from tests.acceptance.commands import PATIENCE_SECONDS, ROOT, RunningCommand, started
 
 DEFAULTS = {
     "LOG_FORMAT": "json",

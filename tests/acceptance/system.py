@@ -14,12 +14,15 @@ from typing import Any, Self
 
 import grpc
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from pdf_processor.embedded.valkey import EmbeddedValkey
 from protos import cognicore_pb2 as pb
 from protos import cognicore_pb2_grpc
-from tests.acceptance.daemon import PATIENCE_SECONDS, Daemon, running_daemon
+from tests.acceptance.commands import PATIENCE_SECONDS
+from tests.acceptance.daemon import Daemon, running_daemon
 from tests.acceptance.go_side import GoSide
 from tests.fake_providers import FakeProviders
 from tests.http_server import FileServer
@@ -55,7 +58,10 @@ class Around:
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
             self.redis_url = self.redis_url or stack.enter_context(server()).url
-            self.redis = await enter(Redis.from_url(self.redis_url, decode_responses=True))
+            retry = Retry(NoBackoff(), 2)  # its connections may be from before an outage
+            self.redis = await enter(
+                Redis.from_url(self.redis_url, decode_responses=True, retry=retry)
+            )
             self.go = await enter(GoSide())
             self.files = await enter(FileServer())
             for path in self.documents.iterdir():
@@ -161,7 +167,7 @@ class Client:
 
     def __init__(self, daemon: Daemon, *, token: str = "") -> None:
         self._daemon = daemon
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.token = token
 
     async def __aenter__(self) -> Self:
         ports = await self._daemon.listening()
@@ -175,6 +181,10 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     async def give_key(
         self, task_id: str, api_key: str = API_KEY, provider: str = "openai"
@@ -214,12 +224,12 @@ class System(Around):
 
 @asynccontextmanager
 async def running_system(
-    documents: Path, *, redis_url: str = "", **settings: str
+    documents: Path, *, redis_url: str = "", token: str = "", **settings: str
 ) -> AsyncIterator[System]:
-    """Have a whole system of one's own; `settings` are the daemon's."""
+    """Have a whole system of one's own; `settings` are the daemon's, `token` its callers'."""
     async with System(documents, redis_url) as system:
         async with (
             running_daemon(**system.settings | settings) as system.daemon,
-            Client(system.daemon) as system.client,
+            Client(system.daemon, token=token) as system.client,
         ):
             yield system

@@ -23,7 +23,11 @@ async def test_a_document_arrives_whole_and_in_order(system: System) -> None:
     text = " ".join(chunk.content for chunk in stream.chunks)
     assert [text.count(pdfs.marker(page)) for page in (1, 2, 3)] == [2, 2, 2]
     metadata = stream.metadata
-    assert (metadata.task_id, metadata.user_id, metadata.file_name) == (task_id, "user-1", "a b.pdf")
+    assert (metadata.task_id, metadata.user_id, metadata.file_name) == (
+        task_id,
+        "user-1",
+        "a b.pdf",
+    )
     assert (metadata.attempt, metadata.page_count) == (1, 3)
     await system.reached(task_id, "SUCCEEDED")
 
@@ -45,16 +49,19 @@ async def test_the_status_hash_tells_how_it_went(system: System) -> None:
     status = await system.status(task_id)
 
     chunks = str(len(system.go.of("doc-status")[0].chunks))
-    assert status.items() >= {
-        "state": "SUCCEEDED",
-        "attempt": "1",
-        "pages_done": "3",
-        "pages_total": "3",
-        "chunks_sent": chunks,
-        "error_code": "",
-        "error_message": "",
-        "doc_id": "doc-status",
-    }.items()
+    assert (
+        status.items()
+        >= {
+            "state": "SUCCEEDED",
+            "attempt": "1",
+            "pages_done": "3",
+            "pages_total": "3",
+            "chunks_sent": chunks,
+            "error_code": "",
+            "error_message": "",
+            "doc_id": "doc-status",
+        }.items()
+    )
     assert 0 < await system.redis.ttl(key("status", task_id)) <= 7 * 86_400
 
 

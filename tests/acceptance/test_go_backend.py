@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import pdfs
-from tests.acceptance.daemon import Daemon, running_daemon
-from tests.fake_providers import GEMINI_DIMENSION, OPENAI_DIMENSION, FakeProviders, vector_of
-from tests.http_server import FileServer
+from tests.acceptance.go_backend import KEY, SIGNATURE, GoSystem
+from tests.fake_providers import OPENAI_DIMENSION, vector_of
 
 # The first test waits for the Go compiler, which takes its time on a new machine.
 pytestmark = pytest.mark.timeout(600)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "go-backend"
-KEY = "sk-a-tenants-own-key"
-SIGNATURE = "what-opens-a-presigned-url"
-HANGS_AFTER_SECONDS = 60
-
-Event = dict[str, Any]
+FIRST_WORDS = "1.1 Findings"
 
 
-async def test_document_arrives_whole_with_its_vectors(start: Start, documents: Path):
-    system = await start()
+async def test_document_arrives_whole_with_its_vectors(system: GoSystem, documents: Path):
+    await system.start()
 
     submit = await system.submit(
         documents / "report.pdf", "-doc-id", "first", EMBEDDING_API_KEY=KEY
@@ -50,8 +40,8 @@ async def test_document_arrives_whole_with_its_vectors(start: Start, documents: 
         assert chunk["embeddings"] == pytest.approx(vector_of(chunk["content"], OPENAI_DIMENSION))
 
 
-async def test_status_is_followed_to_its_end(start: Start, documents: Path):
-    system = await start()
+async def test_status_is_followed_to_its_end(system: GoSystem, documents: Path):
+    await system.start()
 
     submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
 
@@ -62,8 +52,8 @@ async def test_status_is_followed_to_its_end(start: Start, documents: Path):
     assert last["chunks_sent"] == (await system.receiver.event("document"))["chunks"]
 
 
-async def test_neither_key_nor_signed_query_is_printed(start: Start, documents: Path):
-    system = await start()
+async def test_neither_key_nor_signed_query_is_printed(system: GoSystem, documents: Path):
+    await system.start()
 
     submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
 
@@ -74,8 +64,8 @@ async def test_neither_key_nor_signed_query_is_printed(start: Start, documents: 
     assert SIGNATURE not in printed
 
 
-async def test_embedding_comes_through_the_processor(start: Start):
-    system = await start()
+async def test_embedding_comes_through_the_processor(system: GoSystem):
+    await system.start()
 
     embed = await system.go("embed", "-text", "hello", EMBEDDING_API_KEY=KEY)
 
@@ -85,8 +75,8 @@ async def test_embedding_comes_through_the_processor(start: Start):
     assert event["first"] == pytest.approx(vector_of("hello", OPENAI_DIMENSION)[:5])
 
 
-async def test_refused_key_is_explained_without_being_repeated(start: Start):
-    system = await start()
+async def test_refused_key_is_explained_without_being_repeated(system: GoSystem):
+    await system.start()
 
     embed = await system.go("embed", "-text", "hello", EMBEDDING_API_KEY="sk-mistyped-at-midnight")
 
@@ -96,8 +86,8 @@ async def test_refused_key_is_explained_without_being_repeated(start: Start):
     assert "mistyped" not in said + system.daemon.text
 
 
-async def test_vector_without_a_local_model_says_what_to_do(start: Start):
-    system = await start(LOCAL_EMBEDDING_MODEL="nobody/has-it", HF_HUB_OFFLINE="1")
+async def test_vector_without_a_local_model_says_what_to_do(system: GoSystem):
+    await system.start(LOCAL_EMBEDDING_MODEL="nobody/has-it", HF_HUB_OFFLINE="1")
 
     embed = await system.go("embed", "-text", "hello", "-vector")
 
@@ -106,29 +96,23 @@ async def test_vector_without_a_local_model_says_what_to_do(start: Start):
     assert "LOCAL_EMBEDDING_MODEL" in said
 
 
-async def test_chunks_arrive_before_the_last_page_is_read(start: Start, documents: Path):
-    """While the provider keeps back all vectors but the first, not all pages can be read."""
-    system = await start()
-    system.providers.gate.clear()
-    submit = await system.submit(
-        documents / "pages-300.pdf", "-provider=gemini", EMBEDDING_API_KEY=KEY
-    )
-    await system.providers.came(1)
-    system.let_waiting_requests_pass()
+async def test_chunks_arrive_before_the_last_page_is_read(system: GoSystem, many_sections: Path):
+    """While most vectors are held back, the reading of so many chunks cannot end."""
+    await system.start(EMBEDDING_DIMENSION="8")
+    system.providers.hold_back_all_but(FIRST_WORDS)
 
-    chunk = await system.receiver.event("chunk", index=0)
+    submit = await system.submit(many_sections, "-provider=gemini", EMBEDDING_API_KEY=KEY)
+
+    await system.receiver.event("chunk", index=0)
     status = await submit.first(lambda event: event.get("chunks_sent", 0) > 0)
-
-    assert chunk["page"] == 1
     assert status["pages_done"] < status["pages_total"] == 300
-    system.providers.gate.set()
+    system.providers.answer_all()
     assert await submit.ended() == (0, "")
     assert submit.events[-1]["pages_done"] == 300
-    assert {len(chunk["embeddings"]) for chunk in system.kept()} == {GEMINI_DIMENSION}
 
 
-async def test_document_that_fails_at_page_200_leaves_nothing(start: Start, documents: Path):
-    system = await start(EMBEDDING_PROVIDER="none")
+async def test_document_that_fails_at_page_200_leaves_nothing(system: GoSystem, documents: Path):
+    await system.start(EMBEDDING_PROVIDER="none")
 
     submit = await system.submit(documents / "page-missing.pdf")
 
@@ -141,8 +125,8 @@ async def test_document_that_fails_at_page_200_leaves_nothing(start: Start, docu
     assert list(system.received.iterdir()) == []
 
 
-async def test_wrong_token_is_refused_in_words(start: Start, documents: Path):
-    system = await start(GRPC_AUTH_TOKEN="the right token")
+async def test_wrong_token_is_refused_in_words(system: GoSystem, documents: Path):
+    await system.start(GRPC_AUTH_TOKEN="the right token")
 
     submit = await system.submit(
         documents / "report.pdf", EMBEDDING_API_KEY=KEY, GRPC_AUTH_TOKEN="another token"
@@ -154,11 +138,11 @@ async def test_wrong_token_is_refused_in_words(start: Start, documents: Path):
     assert "GRPC_AUTH_TOKEN" in said
 
 
-async def test_one_command_with_the_right_tokens_does_it_all(start: Start, documents: Path):
+async def test_one_command_with_the_right_tokens_does_it_all(system: GoSystem, documents: Path):
     """`run` of the README, with a token for either direction."""
     address = f"127.0.0.1:{free_port()}"
     tokens = {"GRPC_AUTH_TOKEN": "token of the processor", "INGEST_AUTH_TOKEN": "token of Go"}
-    system = await start(GO_GRPC_INGEST_ADDR=address, **tokens)
+    await system.start(GO_GRPC_INGEST_ADDR=address, **tokens)
 
     run = await system.submit(
         documents / "report.pdf",
@@ -177,201 +161,60 @@ async def test_one_command_with_the_right_tokens_does_it_all(start: Start, docum
 
 
 async def test_document_arrives_once_though_the_daemon_is_killed_amid_it(
-    start: Start, documents: Path
+    system: GoSystem, many_sections: Path
 ):
     """The new daemon has no key either: Go hands it over again."""
-    system = await start(POD_NAME="pod-0")
-    system.providers.gate.clear()
-    submit = await system.submit(documents / "report.pdf", EMBEDDING_API_KEY=KEY)
-    await system.providers.came(1)
-    system.let_waiting_requests_pass()
+    await system.start(EMBEDDING_DIMENSION="8", POD_NAME="pod-0")
+    system.providers.hold_back_all_but(FIRST_WORDS)
+    submit = await system.submit(many_sections, "-provider=gemini", EMBEDDING_API_KEY=KEY)
     await system.receiver.event("chunk", index=0)
 
     system.daemon.signal(signal.SIGKILL)
     await system.receiver.event("stream_cancelled")
-    system.providers.gate.set()
-    await system.restart_daemon()
+    system.providers.answer_all()
+    await system.start_daemon_again()
 
     assert await submit.ended() == (0, "")
     assert await system.receiver.stopped() == 0
-    arrived = [event for event in system.receiver.events if event["event"] == "document"]
-    assert [document["chunks"] for document in arrived] == [len(system.kept())]
-    text = "\n".join(chunk["content"] for chunk in system.kept())
-    assert [text.count(pdfs.marker(page)) for page in (1, 2, 3)] == [2, 2, 2]
+    assert [chunk["chapter"] for chunk in system.kept()] == list(all_headings())
+    documents = [event for event in system.receiver.events if event["event"] == "document"]
+    assert [document["chunks"] for document in documents] == [1200]
 
 
-# ------------------------------------------------------------------------ the system
-
-
-class GoProcess:
-    """A command of the Go backend that runs; every event that it printed is in `events`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.events: list[Event] = []
-        self._process = process
-        self._said = b""
-        self._changed = asyncio.Condition()
-        self._reading = asyncio.gather(self._read_events(), self._read_errors())
-
-    async def _read_events(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            async with self._changed:
-                self.events.append(json.loads(line))
-                self._changed.notify_all()
-
-    async def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        self._said = await self._process.stderr.read()
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def event(self, name: str, **fields: Any) -> Event:
-        """Wait for an event of this name with these fields."""
-        wanted = {"event": name, **fields}
-        return await self.first(lambda event: wanted.items() <= event.items())
-
-    async def first(self, matches: Callable[[Event], bool]) -> Event:
-        """Wait for an event."""
-        async with asyncio.timeout(HANGS_AFTER_SECONDS), self._changed:
-            while True:
-                for event in self.events:
-                    if matches(event):
-                        return event
-                if self._reading.done():
-                    raise AssertionError(f"Go ended without it: {self.events} {self._said!r}")
-                await self._changed.wait()
-
-    async def ended(self) -> tuple[int, str]:
-        """Wait for the end; the exit code, and what it said on stderr."""
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            await asyncio.shield(self._reading)
-            return await self._process.wait(), self._said.decode()
-
-    async def stopped(self) -> int:
-        """Ask it to stop and wait for the end: after it no event comes."""
-        self._process.terminate()
-        return (await self.ended())[0]
-
-    async def killed(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._reading
-        await self._process.wait()
-
-
-@dataclass
-class System:
-    """What is running, and the means to start more of it."""
-
-    files: FileServer
-    providers: FakeProviders
-    receiver: GoProcess
-    received: Path
-    daemon: Daemon
-    environment: dict[str, str]
-    start_go: Callable[..., Awaitable[GoProcess]]
-    start_daemon: Callable[..., Awaitable[Daemon]]
-
-    async def go(self, command: str, *arguments: str, **environment: str) -> GoProcess:
-        """Start a command of the Go backend that finds everything that is running."""
-        ports = await self.daemon.listening()
-        addresses = {
-            "PROCESSOR_ADDR": f"127.0.0.1:{ports['keys']}",
-            "EMBEDDING_ADDR": f"127.0.0.1:{ports['embedding']}",
-            "REDIS_URL": self.environment["REDIS_URL"],
-        }
-        return await self.start_go(command, *arguments, **addresses | environment)
-
-    async def submit(
-        self, document: Path, *arguments: str, command: str = "submit", **environment: str
-    ) -> GoProcess:
-        """Serve a PDF and let Go push a task for it."""
-        return await self.go(command, "-url", self.presigned(document), *arguments, **environment)
-
-    def presigned(self, document: Path) -> str:
-        """Put a PDF where the daemon may download it; its URL."""
-        self.files.files["/document.pdf"] = document.read_bytes()
-        return self.files.url(f"/document.pdf?signature={SIGNATURE}")
-
-    def let_waiting_requests_pass(self) -> None:
-        """Let the provider answer what has come; what comes next waits."""
-        self.providers.gate.set()
-        self.providers.gate.clear()
-
-    async def restart_daemon(self) -> None:
-        """Start the daemon again, at the port where Go looks for it."""
-        port = (await self.daemon.listening())["keys"]
-        self.daemon = await self.start_daemon(**self.environment, GRPC_SERVER_PORT=str(port))
-
-    def kept(self, doc_id: str = "") -> list[Event]:
-        """Read what Go keeps of a document, or of the only one: its chunks."""
-        [path] = self.received.glob(f"{doc_id or '*'}.jsonl")
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-Start = Callable[..., Awaitable[System]]
+# --------------------------------------------------------------------------- fixtures
 
 
 @pytest.fixture
-async def start(redis_url: str, go_binary: Path, tmp_path: Path) -> AsyncIterator[Start]:
-    """Start a receiving Go backend and a daemon with these settings for the keys and documents."""
-    received = tmp_path / "received"
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-
-        async def start_go(*arguments: str, **environment: str) -> GoProcess:
-            return await enter(_running(go_binary, tmp_path, *arguments, **environment))
-
-        async def start_daemon(**environment: str) -> Daemon:
-            return await enter(running_daemon(**environment))
-
-        async def start_system(**settings: str) -> System:
-            files = await enter(FileServer())
-            providers = await enter(FakeProviders(api_key=KEY))
-            receiver = await start_go(
-                "serve", "-listen", "127.0.0.1:0", "-out", str(received), "-verbose"
-            )
-            environment = {
-                "REDIS_URL": redis_url,
-                "GO_GRPC_INGEST_ADDR": (await receiver.event("listening"))["address"],
-                "ALLOWED_DOWNLOAD_HOSTS": files.authority,
-                "OPENAI_BASE_URL": providers.openai_url,
-                "GEMINI_BASE_URL": providers.gemini_url,
-                "TEMP_DIR": str(tmp_path / "downloads"),
-            } | settings
-            return System(
-                files=files,
-                providers=providers,
-                receiver=receiver,
-                received=received,
-                daemon=await start_daemon(**environment),
-                environment=environment,
-                start_go=start_go,
-                start_daemon=start_daemon,
-            )
-
-        yield start_system
+async def system(redis_url: str, go_binary: Path, tmp_path: Path) -> AsyncIterator[GoSystem]:
+    """A system of the test's own; it starts with the settings that the test gives."""
+    async with GoSystem(go_binary, tmp_path, redis_url) as around:
+        yield around
 
 
-@asynccontextmanager
-async def _running(
-    binary: Path, directory: Path, *arguments: str, **environment: str
-) -> AsyncIterator[GoProcess]:
-    process = await asyncio.create_subprocess_exec(
-        binary,
-        *arguments,
-        cwd=directory,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+@pytest.fixture(scope="module")
+def many_sections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pages of four sections each: more chunks than may be under way, 100 a request."""
+    headings = list(all_headings())
+    pages = [headings[at : at + 4] for at in range(0, len(headings), 4)]
+    return pdfs.write_lines(
+        tmp_path_factory.mktemp("many") / "sections.pdf",
+        [
+            [line for at, heading in enumerate(page) for line in _section(at, heading)]
+            for page in pages
+        ],
     )
-    go = GoProcess(process)
-    try:
-        yield go
-    finally:
-        await go.killed()
+
+
+def all_headings() -> Iterator[str]:
+    for page in range(1, 301):
+        for section in range(1, 5):
+            yield f"{page}.{section} Findings"
+
+
+def _section(at: int, heading: str) -> Iterator[tuple[float, float, str, float, str]]:
+    top = 100 + 150 * at
+    yield pdfs.MARGIN, top, pdfs.BOLD_FONT, 14, heading
+    yield pdfs.MARGIN, top + 30, pdfs.BODY_FONT, 11, f"There is little to say about {heading}."
 
 
 @pytest.fixture(scope="session")

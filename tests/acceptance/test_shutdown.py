@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.go_side import CANCELLED, WHOLE
-from tests.acceptance.system import server, running_system
+from tests.acceptance.system import running_system, server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -89,7 +89,9 @@ async def test_a_second_signal_ends_it_now(documents: Path) -> None:
 
 
 async def test_a_daemon_that_was_forced_to_end_loses_nothing(documents: Path) -> None:
-    async with running_system(documents, SHUTDOWN_GRACE_SECONDS="3600", LEASE_SECONDS="1") as system:
+    async with running_system(
+        documents, SHUTDOWN_GRACE_SECONDS="3600", LEASE_SECONDS="1"
+    ) as system:
         hold = system.go.hold("forced", after=3)
         task_id = await system.push("long.pdf", DocID="forced")
         await hold.reached.wait()
