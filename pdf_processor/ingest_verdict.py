@@ -46,7 +46,9 @@ def judge_status(code: grpc.StatusCode, details: str, *, attempt: int, sent: int
         raise IngestRejected(f"The ingest server refused the document: {answer}")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         answer += "; see INGEST_AUTH_TOKEN"
-    raise IngestUnavailable(f"The ingest server cannot be reached or failed: {answer}")
+    raise IngestUnavailable(
+        f"The ingest server at GO_GRPC_INGEST_ADDR cannot be reached or failed: {answer}"
+    )
 
 
 def judge_response(response: pb.IngestResponse, *, sent: int, complete: bool) -> Receipt:

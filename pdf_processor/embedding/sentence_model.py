@@ -21,10 +21,13 @@ import huggingface_hub
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import structlog
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from tokenizers import Tokenizer
 
 from pdf_processor.errors import EmbeddingUnavailable
+
+logger = structlog.get_logger()
 
 Floats = npt.NDArray[np.float32]
 Pooling = Callable[[Floats, Floats], Floats]
@@ -76,11 +79,14 @@ class SentenceModel:
             self._read(directory, threads or max(1, (os.cpu_count() or 1) // 2))
         except EmbeddingUnavailable:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- ONNX Runtime and tokenizers raise anything
+            logger.warning("local model not loaded", directory=str(directory), error=str(error))
+            missing = error.filename if isinstance(error, FileNotFoundError) else None
+            problem = f"{Path(missing).name} is missing" if missing else type(error).__name__
             raise EmbeddingUnavailable(
-                f"The local model in {directory.name} cannot be loaded: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+                f"The local model in {directory.name} cannot be loaded ({problem}): see "
+                "LOCAL_EMBEDDING_MODEL"
+            ) from None
 
     def _read(self, directory: Path, threads: int) -> None:
         modules = _json(directory / "modules.json")

@@ -27,6 +27,9 @@ TOC_ROWS: Final = 5
 TOC_SHARE: Final = 0.4
 """A page is of a table of contents when so many rows, and this share, end in a page number."""
 
+CELL_GAPS: Final = 2
+"""A row with so many wide gaps is the head of a table; one may part a number from a title."""
+
 _LEADERS: Final = re.compile(r"(?:\.\s?){4,}|…{2,}|(?:·\s?){4,}|(?:\s\.){3,}")
 _ENDS_IN_PAGE: Final = re.compile(r"\S\s+(?:\d{1,4}|[ivxlc]{1,6})$")
 _CAPTION: Final = re.compile(
@@ -92,6 +95,8 @@ class HeadingFinder:
     def _is_heading(self, it: Candidate, above: Row | None, below: Row | None) -> bool:
         text = it.text
         if len(it.rows) > MOST_ROWS or len(text) > LONGEST or not _WORD.search(text):
+            return False
+        if any(row.gaps >= CELL_GAPS for row in it.rows):
             return False
         if text.startswith(BULLETS) or _LEADERS.search(text) or _CAPTION.match(text):
             return False

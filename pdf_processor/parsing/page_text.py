@@ -20,6 +20,9 @@ from pymupdf import mupdf
 SCALE: Final = 100
 """The JSON printer rounds to whole numbers: this many of them a point."""
 
+WIDE_GAP: Final = 1.5
+"""So many times the size of the type."""
+
 UPRIGHT: Final = 3
 """A row this many times higher than its type is turned."""
 
@@ -54,6 +57,8 @@ class Row:
     """Number of the block on the page."""
     run_in: bool = False
     """It begins bold and goes on otherwise."""
+    gaps: int = 0
+    """Between its parts, so wide that they are likely cells of a table."""
 
     @property
     def is_upright(self) -> bool:
@@ -135,6 +140,7 @@ def _rows(blocks: list[dict[str, Any]]) -> Iterator[Row]:
             baseline = line["y"] * point
             if last is not None:
                 if abs(baseline - last.baseline) < 1 and x0 >= last.x1 - 1:
+                    last.gaps += x0 - last.x1 > WIDE_GAP * last.size
                     _append(last, text, x1, y1, font)
                     continue
                 yield last

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +151,20 @@ async def started(
 
 
 async def run(*arguments: str, directory: Path = ROOT, **environment: str) -> Finished:
-    """Run a command to its end."""
+    """Run a command to its end; one that does not end soon is killed."""
     async with started(*arguments, directory=directory, **environment) as command:
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                stdout, stderr = await asyncio.gather(command.stdout.read(), command.stderr.read())
-                return Finished(await command.ended(), stdout.decode(), stderr.decode())
-        except TimeoutError:
-            raise AssertionError(f"{' '.join(arguments)} did not end") from None
+        loop = asyncio.get_running_loop()
+        giving_up = loop.call_later(PATIENCE_SECONDS, command.signal, signal.SIGKILL)
+        stdout, stderr = await asyncio.gather(command.stdout.read(), command.stderr.read())
+        giving_up.cancel()
+        return Finished(await command.ended(), stdout.decode(), stderr.decode())
+
+
+async def run_together(
+    commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]],
+) -> dict[str, Finished]:
+    """Run commands (name → arguments, environment) side by side."""
+    ended = await asyncio.gather(
+        *(run(*arguments, **environment) for arguments, environment in commands.values())
+    )
+    return dict(zip(commands, ended, strict=True))

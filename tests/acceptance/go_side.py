@@ -104,7 +104,7 @@ class GoSide(cognicore_pb2_grpc.IngestServiceServicer):
     ) -> None:
         await self.stop()
 
-    async def IngestDocument(
+    async def IngestDocument(  # noqa: N802 - the proto's name
         self,
         request_iterator: AsyncIterator[pb.IngestRequest],
         context: grpc.aio.ServicerContext[Any, Any],

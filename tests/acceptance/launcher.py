@@ -4,14 +4,15 @@ Importing everything takes longer than most commands do, so one process imports,
 command is a fork of it: a process of its own, with the environment, the working directory
 and the standard streams it was given. What the fork then runs is `main.py`.
 
-A connection to the socket (its descriptor is the script's argument) brings one command: a JSON object with `arguments`,
-`environment` and `directory`, and two descriptors for stdout and stderr. It is answered
-with a line holding the process id, and a line holding the exit code. The launcher ends when
-its stdin is closed.
+A connection to the socket (its descriptor is the script's argument) brings one command: a
+JSON object with `arguments`, `environment` and `directory`, and two descriptors for stdout
+and stderr. It is answered with a line holding the process id, and a line holding the exit
+code. The launcher ends when its stdin is closed.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -28,7 +29,11 @@ MAX_REQUEST_BYTES = 100_000
 
 def main() -> None:
     sys.path[0] = str(ROOT)
+    import typer.rich_utils  # noqa: F401, PLC0415 - what typer needs for every answer
+
     import pdf_processor.cli  # noqa: F401, PLC0415 - what every command needs
+
+    gc.freeze()  # so that collections in the forks leave the shared memory shared
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as listener:
@@ -66,7 +71,7 @@ def _keep(connection: socket.socket) -> None:
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
     os.setsid()
-    with open(os.devnull, "rb") as nothing:
+    with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream, number)

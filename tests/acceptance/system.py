@@ -227,9 +227,9 @@ async def running_system(
     documents: Path, *, redis_url: str = "", token: str = "", **settings: str
 ) -> AsyncIterator[System]:
     """Have a whole system of one's own; `settings` are the daemon's, `token` its callers'."""
-    async with System(documents, redis_url) as system:
-        async with (
-            running_daemon(**system.settings | settings) as system.daemon,
-            Client(system.daemon, token=token) as system.client,
-        ):
-            yield system
+    async with (
+        System(documents, redis_url) as system,
+        running_daemon(**system.settings | settings) as system.daemon,
+        Client(system.daemon, token=token) as system.client,
+    ):
+        yield system

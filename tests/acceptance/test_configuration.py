@@ -6,8 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from tests.acceptance.commands import run
+from tests.acceptance.commands import Finished, run, run_together
 from tests.acceptance.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,35 +38,54 @@ async def test_each_wrong_setting_has_a_line_and_secrets_are_masked() -> None:
     assert "canary" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("settings", "names"),
-    [
-        ({"GRPC_BIND": "0.0.0.0"}, ["GRPC_AUTH_TOKEN", "GRPC_ALLOW_INSECURE"]),
-        ({"GRPC_TLS_CERT": __file__}, ["GRPC_TLS_KEY"]),
-        ({"EMBEDDING_PROVIDER": "openai"}, ["OPENAI_API_KEY"]),
-        ({"EMBEDDING_PROVIDER": "gemini"}, ["GEMINI_API_KEY"]),
-        ({"EMBEDDING_PROVIDER": "nobody"}, ["EMBEDDING_PROVIDER", "openai"]),
-        ({"REDIS_URL": "somewhere"}, ["REDIS_URL"]),
-        ({"REDIS_URL": "redis://:canary/x@127.0.0.1:6379/0"}, ["REDIS_URL"]),
-        ({"REDIS_URL": "redis://:canary@127.0.0.1:port/0"}, ["REDIS_URL"]),
-        ({"BUCKET_ENDPOINT": "http://", "BUCKET_NAME": "b"}, ["BUCKET_ENDPOINT"]),
-        ({"BUCKET_ENDPOINT": "http://h:port", "BUCKET_NAME": "b"}, ["BUCKET_ENDPOINT"]),
-        ({"ALLOWED_DOWNLOAD_HOSTS": "http://minio:9000"}, ["ALLOWED_DOWNLOAD_HOSTS"]),
-        ({"ALLOWED_DOWNLOAD_HOSTS": "minio:port"}, ["ALLOWED_DOWNLOAD_HOSTS"]),
-        ({"GRPC_TLS_CERT": "/no.pem", "GRPC_TLS_KEY": "/no.key"}, ["GRPC_TLS_CERT"]),
-        ({"INGEST_TLS_CA": "/no.pem"}, ["INGEST_TLS_CA"]),
-        ({"TEMP_DIR": "/proc/nowhere"}, ["TEMP_DIR"]),
-        ({"GRPC_BIND": "not an address", "GRPC_AUTH_TOKEN": "canary"}, ["GRPC_BIND"]),
-    ],
-    ids=str,
-)
-async def test_settings_that_cannot_be_used_are_named(
-    system: System, settings: dict[str, str], names: list[str]
-) -> None:
-    ports = {"GRPC_SERVER_PORT": "0", "GRPC_EMBEDDING_PORT": "0"}
-    queue = {"REDIS_QUEUE_NAME": "nobody-pushes-here", "PARSER_PROCESSES": "1"}
+UNUSABLE = {
+    "open to all": ({"GRPC_BIND": "0.0.0.0"}, ["GRPC_AUTH_TOKEN", "GRPC_ALLOW_INSECURE"]),
+    "half of TLS": ({"GRPC_TLS_CERT": __file__}, ["GRPC_TLS_KEY"]),
+    "no OpenAI key": ({"EMBEDDING_PROVIDER": "openai"}, ["OPENAI_API_KEY"]),
+    "no Gemini key": ({"EMBEDDING_PROVIDER": "gemini"}, ["GEMINI_API_KEY"]),
+    "unknown provider": ({"EMBEDDING_PROVIDER": "nobody"}, ["EMBEDDING_PROVIDER", "openai"]),
+    "no Redis URL": ({"REDIS_URL": "somewhere"}, ["REDIS_URL"]),
+    "a slash in the password": (
+        {"REDIS_URL": "redis://:canary/x@127.0.0.1:6379/0"},
+        ["REDIS_URL"],
+    ),
+    "no Redis port": ({"REDIS_URL": "redis://:canary@127.0.0.1:port/0"}, ["REDIS_URL"]),
+    "no endpoint": ({"BUCKET_ENDPOINT": "http://", "BUCKET_NAME": "b"}, ["BUCKET_ENDPOINT"]),
+    "no endpoint's port": (
+        {"BUCKET_ENDPOINT": "http://h:port", "BUCKET_NAME": "b"},
+        ["BUCKET_ENDPOINT"],
+    ),
+    "an URL for a host": (
+        {"ALLOWED_DOWNLOAD_HOSTS": "http://minio:9000"},
+        ["ALLOWED_DOWNLOAD_HOSTS"],
+    ),
+    "no host's port": ({"ALLOWED_DOWNLOAD_HOSTS": "minio:port"}, ["ALLOWED_DOWNLOAD_HOSTS"]),
+    "no certificate": ({"GRPC_TLS_CERT": "/no", "GRPC_TLS_KEY": "/no"}, ["GRPC_TLS_CERT"]),
+    "no CA": ({"INGEST_TLS_CA": "/no.pem"}, ["INGEST_TLS_CA"]),
+    "no place for files": ({"TEMP_DIR": "/proc/nowhere"}, ["TEMP_DIR"]),
+    "no address": ({"GRPC_BIND": "not an address", "GRPC_AUTH_TOKEN": "canary"}, ["GRPC_BIND"]),
+}
 
-    ended = await run("serve", **system.settings | ports | queue | settings)
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def refusals(system: System) -> dict[str, Finished]:
+    """How `serve` ends with settings that cannot be used."""
+    base = system.settings | {
+        "GRPC_SERVER_PORT": "0",
+        "GRPC_EMBEDDING_PORT": "0",
+        "REDIS_QUEUE_NAME": "nobody-pushes-here",
+        "PARSER_PROCESSES": "1",
+    }
+    return await run_together(
+        {case: (("serve",), base | settings) for case, (settings, _) in UNUSABLE.items()}
+    )
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+async def test_settings_that_cannot_be_used_are_named(
+    refusals: dict[str, Finished], case: str
+) -> None:
+    ended, (_, names) = refusals[case], UNUSABLE[case]
 
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in ended.stderr
@@ -118,41 +138,45 @@ async def test_a_port_that_is_taken_is_named(system: System) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("unknown",),
-        ("--unknown",),
-        ("serve", "--only", "everything"),
-        ("dead",),
-        ("dead", "show"),
-        ("dead", "bury", "x"),
-        ("submit",),
-        ("status", "one", "two"),
-        ("doctor", "please"),
-    ],
-    ids=" ".join,
+WRONG_USAGES = (
+    "unknown",
+    "--unknown",
+    "serve --only everything",
+    "dead",
+    "dead show",
+    "dead bury x",
+    "submit",
+    "status one two",
+    "doctor please",
 )
-async def test_wrong_usage_ends_with_two(arguments: tuple[str, ...]) -> None:
-    ended = await run(*arguments)
-
-    assert ended.code == 2
-    assert "Traceback" not in ended.stderr
+COMMANDS = ("serve", "demo", "process", "submit", "status", "dead", "doctor")
+HELPS = (*COMMANDS, "dead list", "dead show", "dead retry", "dead drop")
 
 
-@pytest.mark.parametrize(
-    "command", ["serve", "demo", "process", "submit", "status", "dead", "doctor"] + ["dead retry"]
-)
-async def test_each_command_explains_itself(command: str) -> None:
-    ended = await run(*command.split(), "--help", REDIS_URL="wrong", MAX_ATTEMPTS="wrong")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def answers() -> dict[str, Finished]:
+    """How commands end that only need to be read; the settings around them are wrong."""
+    environment = {"REDIS_URL": "wrong", "MAX_ATTEMPTS": "wrong"}
+    commands = [*WRONG_USAGES, "--help", *(f"{command} --help" for command in HELPS)]
+    return await run_together({line: (line.split(), environment) for line in commands})
+
+
+@pytest.mark.parametrize("usage", WRONG_USAGES)
+async def test_wrong_usage_ends_with_two(answers: dict[str, Finished], usage: str) -> None:
+    assert answers[usage].code == 2
+    assert "Traceback" not in answers[usage].stderr
+
+
+@pytest.mark.parametrize("command", HELPS)
+async def test_each_command_explains_itself(answers: dict[str, Finished], command: str) -> None:
+    ended = answers[f"{command} --help"]
 
     assert ended.code == 0
-    assert "Usage: " in ended.stdout
+    assert f"main.py {command} " in ended.stdout
 
 
-async def test_help_lists_all_commands() -> None:
-    ended = await run("--help")
+async def test_help_lists_all_commands(answers: dict[str, Finished]) -> None:
+    ended = answers["--help"]
 
     assert ended.code == 0
-    for command in ["serve", "demo", "process", "submit", "status", "dead", "doctor"]:
-        assert f" {command} " in ended.stdout
+    assert all(f" {command} " in ended.stdout for command in COMMANDS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from tests.http_server import Answer
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(autouse=True, loop_scope="session")
-async def _next_task_runs(system: System) -> Any:
+@pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
+async def _next_task_runs(system: System) -> AsyncIterator[None]:
     yield
     task_id = await system.push()
     await system.reached(task_id, "SUCCEEDED")
@@ -60,32 +62,42 @@ NO_TASKS = {
 }
 
 
-@pytest.mark.parametrize("payload", NO_TASKS.values(), ids=NO_TASKS.keys())
-async def test_a_payload_that_is_no_task_stands_in_the_invalid_list(
-    system: System, payload: bytes
-) -> None:
+@dataclass(frozen=True)
+class Letters:
+    """The invalid list, oldest first, and how long the dead list was before and after."""
+
+    invalid: list[dict[str, Any]]
+    dead: tuple[int, int]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def letters(system: System) -> Letters:
+    """What becomes of payloads that are no tasks, with good tasks among them."""
     dead_before = await system.redis.llen(key("dead"))
-    invalid_before = await system.redis.llen(key("invalid"))
+    known = await system.redis.llen(key("invalid"))
+    for payload in NO_TASKS.values():
+        await system.push_payload(payload)
+    await system.reached(await system.push(), "SUCCEEDED")
+    invalid = await system.redis.lrange(key("invalid"), 0, -1 - known)
+    dead = (dead_before, await system.redis.llen(key("dead")))
+    return Letters([json.loads(letter) for letter in reversed(invalid)], dead)
 
-    await system.push_payload(payload)
-    after_it = await system.push()
-    await system.reached(after_it, "SUCCEEDED")
 
-    letters = await system.redis.lrange(key("invalid"), 0, -1)
-    assert len(letters) == invalid_before + 1
-    letter = json.loads(letters[0])
-    assert letter.keys() == {
-        "task",
-        "error_code",
-        "error_message",
-        "attempts",
-        "worker",
-        "at_ms",
-    }
+@pytest.mark.parametrize("what", NO_TASKS)
+async def test_a_payload_that_is_no_task_stands_in_the_invalid_list(
+    letters: Letters, what: str
+) -> None:
+    letter = letters.invalid[list(NO_TASKS).index(what)]
+
+    assert letter.keys() == {"task", "error_code", "error_message", "attempts", "worker", "at_ms"}
     assert letter["error_code"] == "INVALID_TASK"
-    assert letter["task"] == payload[: 16 * 1024].decode(errors="replace")
-    assert len(letter["error_message"]) > 20
-    assert await system.redis.llen(key("dead")) == dead_before
+    assert letter["task"] == NO_TASKS[what][: 16 * 1024].decode(errors="replace")
+    assert len(letter["error_message"]) > len("The payload is not a task: ")
+
+
+async def test_payloads_that_are_no_tasks_push_out_no_dead_letter(letters: Letters) -> None:
+    assert len(letters.invalid) == len(NO_TASKS)
+    assert letters.dead[0] == letters.dead[1]
 
 
 async def test_a_number_beyond_all_bounds_does_not_leave_the_task_in_limbo(
@@ -132,36 +144,36 @@ async def test_an_expired_signature_asks_for_a_fresh_url(system: System) -> None
     assert "c0ffee" not in message
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://169.254.169.254/latest/meta-data/",
-        "http://[::ffff:169.254.169.254]/latest/meta-data/",
-        "http://0xa9fea9fe/latest/",
-        "http://10.0.0.1:8080/a.pdf",
-        "http://localhost:{port}/a.pdf",
-        "http://127.0.0.1:{port}/a.pdf",
-        "http://127.1:{port}/a.pdf",
-        "http://[::1]:{port}/a.pdf",
-        "http://0.0.0.0:{port}/a.pdf",
-        "http://user:secret@127.0.0.1:{port}/a.pdf",
-        "file:///etc/passwd",
-        "s3://somebody-elses-bucket/a.pdf",
-        "ftp://127.0.0.1/a.pdf",
-        "gopher://127.0.0.1:{port}/",
-        "/etc/passwd",
-    ],
+FORBIDDEN = (
+    "http://169.254.169.254/latest/meta-data/",
+    "http://[::ffff:169.254.169.254]/latest/meta-data/",
+    "http://0xa9fea9fe/latest/",
+    "http://10.0.0.1:8080/a.pdf",
+    "http://localhost:{port}/a.pdf",
+    "http://127.0.0.1:{port}/a.pdf",
+    "http://127.1:{port}/a.pdf",
+    "http://[::1]:{port}/a.pdf",
+    "http://0.0.0.0:{port}/a.pdf",
+    "http://user:secret@127.0.0.1:{port}/a.pdf",
+    "file:///etc/passwd",
+    "s3://somebody-elses-bucket/a.pdf",
+    "ftp://127.0.0.1/a.pdf",
+    "gopher://127.0.0.1:{port}/",
+    "/etc/passwd",
 )
-async def test_a_forbidden_place_is_refused_without_a_connection(system: System, url: str) -> None:
+
+
+async def test_a_forbidden_place_is_refused_without_a_connection(system: System) -> None:
     with socket.create_server(("127.0.0.1", 0)) as trap:
         trap.setblocking(False)
-        task_id = await system.push(URL=url.format(port=trap.getsockname()[1]))
+        port = trap.getsockname()[1]
+        tasks = [await system.push(URL=url.format(port=port)) for url in FORBIDDEN]
 
-        message = await died(system, task_id, "DOWNLOAD_FORBIDDEN")
+        messages = [await died(system, task_id, "DOWNLOAD_FORBIDDEN") for task_id in tasks]
 
         with pytest.raises(BlockingIOError):
             trap.accept()
-    assert "secret" not in message
+    assert "secret" not in " ".join(messages)
 
 
 async def test_a_redirect_to_a_forbidden_place_is_refused(system: System) -> None:

@@ -134,7 +134,7 @@ async def test_an_url_is_fetched_under_the_rules_of_tasks(documents: Path) -> No
     assert "canary" not in forbidden.text
 
 
-@pytest.mark.parametrize("name", ["a b.pdf", "ünïcödé – 文書.pdf", "50% off #1?.pdf", "'\"&;.pdf"])
+@pytest.mark.parametrize("name", ["a b.pdf", "ünïcödé 文書.pdf", "50% off #1?.pdf", "'\"&;.pdf"])
 async def test_any_file_name_will_do(documents: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes((documents / "report.pdf").read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -23,7 +24,7 @@ class Valkey:
         self._directory = directory
         self._server = EmbeddedValkey(directory=directory)
 
-    def __enter__(self) -> Valkey:
+    def __enter__(self) -> Self:
         self._server.__enter__()
         self.url = self._server.url
         return self
@@ -100,7 +101,7 @@ async def test_an_outage_is_said_once_for_each_part_of_the_daemon(
             assert len(said) == len({event["peer"] for event in said})
 
 
-async def test_without_redis_the_daemon_does_not_start_and_says_why(documents: Path) -> None:
+async def test_without_redis_the_daemon_does_not_start_and_says_why() -> None:
     ended = await run("serve", REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
 
     assert ended.code == 1

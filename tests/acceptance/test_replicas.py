@@ -38,16 +38,19 @@ async def test_a_key_given_to_the_key_server_reaches_the_worker(documents: Path)
 async def test_a_key_given_to_the_other_replica_is_found(documents: Path) -> None:
     async with Around(documents) as around:
         settings = around.settings | {"KEY_ENCRYPTION_SECRET": SECRET}
-        async with running_daemon(**settings) as one, running_daemon(**settings) as other:
-            async with Client(one) as client_of_one, Client(other) as client_of_other:
-                task_id = await around.push(provider="")
-                holder = (await around.reached(task_id, "WAITING_FOR_KEY"))["worker"]
-                started = [event["event"] for event in one.events if "task_id" in event]
-                idle = client_of_other if "task started" in started else client_of_one
+        async with (
+            running_daemon(**settings) as one,
+            running_daemon(**settings) as other,
+            Client(one) as client_of_one,
+            Client(other) as client_of_other,
+        ):
+            task_id = await around.push(provider="")
+            holder = (await around.reached(task_id, "WAITING_FOR_KEY"))["worker"]
+            one_has_it = any(event.get("task_id") == task_id for event in one.events)
 
-                await idle.give_key(task_id)
+            await (client_of_other if one_has_it else client_of_one).give_key(task_id)
 
-                assert (await around.reached(task_id, "SUCCEEDED"))["worker"] == holder
+            assert (await around.reached(task_id, "SUCCEEDED"))["worker"] == holder
 
 
 async def test_a_key_early_at_one_replica_is_found_after_that_one_is_gone(
@@ -80,9 +83,7 @@ async def test_a_key_sealed_with_an_unknown_secret_is_said_to_be_unreadable(
             event = await around.reached("sealed", "RETRYING")
 
         assert event["error_code"] == "KEY_UNREADABLE"
-        assert (
-            "KEY_ENCRYPTION_SECRET" in event["error_message"] or "secret" in event["error_message"]
-        )
+        assert "sealed with a secret" in event["error_message"]
 
 
 @pytest.mark.parametrize("part", ["keys", "worker"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.go_side import CANCELLED, WHOLE
-from tests.acceptance.system import running_system, server
+from tests.acceptance.system import key, running_system, server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,13 +31,15 @@ async def test_what_runs_is_finished_within_the_grace(documents: Path) -> None:
         assert [task["task_id"] for task in await system.waiting()] == [left]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_daemon_ends_with_zero(documents: Path, number: signal.Signals) -> None:
-    async with running_system(documents) as system:
-        system.daemon.signal(number)
+async def test_an_idle_daemon_ends_with_zero_at_either_signal(documents: Path) -> None:
+    async with running_system(documents) as system, system.another_daemon() as other:
+        await other.event("ready")
 
-        assert await system.daemon.ended() == 0
-        assert not await system.redis.zcard("{queue:upload_tasks}:workers")
+        system.daemon.signal(signal.SIGTERM)
+        other.signal(signal.SIGINT)
+
+        assert (await system.daemon.ended(), await other.ended()) == (0, 0)
+        assert not await system.redis.zcard(key("workers"))
 
 
 async def test_what_outlasts_the_grace_goes_back_uncounted(documents: Path) -> None:
@@ -73,10 +75,11 @@ async def test_a_task_that_waits_for_its_key_is_released_at_once(documents: Path
         assert (await system.status(task_id))["state"] == "QUEUED"
 
 
-async def test_a_second_signal_ends_it_now(documents: Path) -> None:
-    async with running_system(documents, SHUTDOWN_GRACE_SECONDS="3600") as system:
-        hold = system.go.hold("forced-end", after=3)
-        await system.push("long.pdf", DocID="forced-end")
+async def test_a_second_signal_ends_it_now_and_loses_nothing(documents: Path) -> None:
+    settings = {"SHUTDOWN_GRACE_SECONDS": "3600", "LEASE_SECONDS": "1"}
+    async with running_system(documents, **settings) as system:
+        hold = system.go.hold("forced", after=3)
+        task_id = await system.push("long.pdf", DocID="forced")
         await hold.reached.wait()
         system.daemon.signal(signal.SIGTERM)
         await system.daemon.event("draining", tasks=1)
@@ -85,21 +88,7 @@ async def test_a_second_signal_ends_it_now(documents: Path) -> None:
 
         assert await system.daemon.ended() == 1
         assert "Traceback" not in system.daemon.text
-        assert (await system.go.ended("forced-end")).ending == CANCELLED
-
-
-async def test_a_daemon_that_was_forced_to_end_loses_nothing(documents: Path) -> None:
-    async with running_system(
-        documents, SHUTDOWN_GRACE_SECONDS="3600", LEASE_SECONDS="1"
-    ) as system:
-        hold = system.go.hold("forced", after=3)
-        task_id = await system.push("long.pdf", DocID="forced")
-        await hold.reached.wait()
-        system.daemon.signal(signal.SIGTERM)
-        await system.daemon.event("draining", tasks=1)
-        system.daemon.signal(signal.SIGTERM)
-        await system.daemon.ended()
-
+        assert (await system.go.ended("forced")).ending == CANCELLED
         async with system.another_daemon(LEASE_SECONDS="1"):
             await system.reached(task_id, "SUCCEEDED")
 

@@ -76,3 +76,17 @@ def test_the_title_comes_from_the_first_page_when_the_metadata_has_none(tmp_path
     path = pdfs.write_lines(tmp_path / "a.pdf", [lines])
     with open_document(path, password="", max_pages=10) as source:
         assert Reading(source, ocr="auto").info.title == "On Rivers"
+
+
+def test_the_head_of_a_table_is_no_heading() -> None:
+    sample = Path(__file__).parents[2] / "pdf_processor" / "embedded" / "sample.pdf"
+    headings = [text for text, _ in headings_of(sample)]
+    assert "5.2 When Something Fails" in headings
+    assert not [text for text in headings if "What happened" in text]
+
+
+def test_the_sections_of_the_sample_are_nested_as_their_numbers_say() -> None:
+    sample = Path(__file__).parents[2] / "pdf_processor" / "embedded" / "sample.pdf"
+    numbered = [(text, level) for text, level in headings_of(sample) if text[0].isdigit()]
+    assert len(numbered) == 18
+    assert all(level == text.split()[0].count(".") + 1 for text, level in numbered)
