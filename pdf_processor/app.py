@@ -31,7 +31,7 @@ from pdf_processor.rpc.server import RpcServer, Tls
 from pdf_processor.rpc.task import TaskServicer
 from pdf_processor.rpc.vectorizer import VectorizerServicer
 from pdf_processor.signals import stop_on_signals
-from pdf_processor.task_queue import TaskQueue, new_worker_id
+from pdf_processor.task_queue import CancelAnswer, TaskQueue, new_worker_id
 from pdf_processor.task_status import StatusBoard
 from pdf_processor.url_policy import UrlPolicy
 from pdf_processor.worker import Worker
@@ -112,6 +112,8 @@ class Daemon:
         self._board = await enter(open_board(settings, redis))
         self._queue = open_queue(settings, redis, blocking)
         self._providers = await enter(open_providers(settings))
+        if settings.embedding_provider != HANDOFF:
+            check_provider(settings.embedding_provider, self._providers, "EMBEDDING_PROVIDER")
         await self._start_inbox(redis, stack)
         if Part.WORKER in self._parts:
             await self._start_worker(stack)
@@ -209,8 +211,8 @@ class Daemon:
 
     async def _cancel(self, task_id: str) -> None:
         """Wish a task cancelled; of one that nobody works on it is true at once."""
-        await self._queue.cancel(task_id)
-        await self._board.cancelled(task_id)
+        if await self._queue.cancel(task_id) is CancelAnswer.WAITS:
+            await self._board.cancelled(task_id)
 
 
 async def retry_dead(queue: TaskQueue, board: StatusBoard, task_id: str) -> bool:
@@ -278,29 +280,49 @@ def open_parsers(settings: Settings, *, processes: int = 0) -> ParserPool:
     )
 
 
+def check_provider(name: str, providers: Providers, setting: str = "--provider") -> None:
+    """Refuse a provider that nobody knows.
+
+    Raises:
+        ConfigurationError: with those that are known.
+    """
+    if name not in providers.names():
+        known = ", ".join(sorted(providers.names()))
+        raise ConfigurationError(f"{setting}={name} is unknown; known are {known}")
+
+
 def open_store(settings: Settings) -> ObjectStore:
     """Return the bucket."""
-    return ObjectStore(
-        bucket_name=settings.bucket_name,
-        endpoint=settings.bucket_endpoint,
-        access_key_id=settings.bucket_access_id.get_secret_value(),
-        secret_access_key=settings.bucket_access_key.get_secret_value(),
-        storage_type=settings.storage_type,
-    )
+    try:
+        return ObjectStore(
+            bucket_name=settings.bucket_name,
+            endpoint=settings.bucket_endpoint,
+            access_key_id=settings.bucket_access_id.get_secret_value(),
+            secret_access_key=settings.bucket_access_key.get_secret_value(),
+            storage_type=settings.storage_type,
+        )
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 @asynccontextmanager
 async def open_downloader(settings: Settings) -> AsyncIterator[Downloader]:
     """Have the downloader and its bucket ready."""
-    async with (
-        open_store(settings) as store,
-        Downloader(
-            policy=_policy(settings),
+    policy = _policy(settings)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        downloader = Downloader(
+            policy=policy,
             store=store,
             temp_dir=settings.temp_dir,
             max_bytes=settings.max_file_bytes,
-        ) as downloader,
-    ):
+        )
+        try:
+            await stack.enter_async_context(downloader)
+        except OSError as error:
+            raise ConfigurationError(
+                f"TEMP_DIR={settings.temp_dir} cannot be used: {error.strerror}"
+            ) from None
         yield downloader
 
 

@@ -114,8 +114,8 @@ def demo_(
         Path | None, typer.Option(help="Write every chunk with its vector: JSON Lines.")
     ] = None,
     provider: Annotated[
-        str,
-        typer.Option(help="hashing (no model, nothing to download) or local (a real model)."),
+        demo.Provider,
+        typer.Option(help="hashing (no model, nothing to download), local (a real one), none."),
     ] = "hashing",
 ) -> None:
     """See the whole system work: nothing to install, start or configure.

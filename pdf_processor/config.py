@@ -10,6 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -145,6 +146,23 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, url: str) -> str:
+        """What redis-py would stumble over later, with the password in its words."""
+        parts = urlsplit(url)
+        try:
+            usable = parts.scheme == "unix" or (parts.port != 0 and bool(parts.hostname))
+        except ValueError:
+            usable = False
+        if parts.scheme not in {"redis", "rediss", "unix"} or not usable:
+            message = (
+                "redis://[:password@]host[:port][/database] is wanted, with every special "
+                "character of the password percent-encoded; or set REDIS_PASSWORD"
+            )
+            raise ValueError(message)
+        return url
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -203,13 +221,15 @@ def load(**overrides: object) -> Settings:
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except UnicodeDecodeError:
+        raise ConfigurationError(".env is not text in UTF-8") from None
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
 
 def without_environment(**values: object) -> Settings:
     """Return the defaults and these values; neither the environment nor `.env` is read."""
-    return _Defaults(**values)  # type: ignore[arg-type]
+    return _Defaults(_env_file=None, **values)  # type: ignore[arg-type]
 
 
 class _Defaults(Settings):

@@ -11,6 +11,7 @@ from pdf_processor.errors import ProcessorError
 
 MAX_PAYLOAD_BYTES = 16 * 1024
 MAX_MESSAGE_CHARACTERS = 1000
+MAX_DIGITS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class DeadLetter:
     @classmethod
     def of_task(cls, payload: bytes, error: ProcessorError, *, attempts: int, worker: str) -> Self:
         """Write a letter for a payload that is a task."""
-        task = json.loads(payload, parse_constant=lambda _: None)
+        task = json.loads(payload, parse_constant=lambda _: None, parse_int=_whole_number)
         return cls._now(task, error, attempts, worker)
 
     @classmethod
@@ -77,6 +78,11 @@ class DeadLetter:
             )
         except (ValueError, TypeError, LookupError, RecursionError):
             return cls(entry.decode(errors="replace"), "", "Not a dead letter.", 0, "", 0)
+
+
+def _whole_number(digits: str) -> int | str:
+    """Python reads no whole number of more than 4,300 digits: leave a long one as it is."""
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
 def _json(value: object) -> bytes:

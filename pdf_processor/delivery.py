@@ -64,6 +64,8 @@ class Delivery:
         except InvalidTask as error:
             log.warning("payload rejected", error_code=error.code, error=error.message)
             await self._desk.queue.reject(self._payload, error)
+            if task_id := Task.id_of(self._payload):
+                await self._desk.board.rejected(task_id, error)
             return
         structlog.contextvars.bind_contextvars(task_id=task.task_id)
         lease = await self._desk.queue.start(self._payload, task)

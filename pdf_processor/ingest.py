@@ -30,6 +30,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # Go is near: a proxy for the world outside would not know the way.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
@@ -80,8 +82,9 @@ class IngestClient:
         self._address = address
         self._stall_seconds = stall_seconds
         self._tls_ca = tls_ca
-        token = auth_token.get_secret_value() if auth_token else ""
-        self._credentials = (("authorization", f"Bearer {token}"),) if token else ()
+        self._token = auth_token.get_secret_value() if auth_token else ""
+        bearer = ("authorization", f"Bearer {self._token}")
+        self._credentials = (bearer,) if self._token else ()
 
     async def __aenter__(self) -> Self:
         self._channel = self._open_channel()
@@ -134,7 +137,7 @@ class IngestClient:
             return None
         header = describe()
         call = self._stub.IngestDocument(metadata=self._credentials)
-        transfer = _Transfer(call, self._stall_seconds, on_sent)
+        transfer = _Transfer(call, self._stall_seconds, on_sent, self._token)
         try:
             async with _UntilOver(call):
                 await transfer.send(header, first, chunks)
@@ -198,11 +201,16 @@ class _Transfer:
     """One document on its way."""
 
     def __init__(
-        self, call: IngestCall, stall_seconds: float, on_sent: Callable[[int], None]
+        self,
+        call: IngestCall,
+        stall_seconds: float,
+        on_sent: Callable[[int], None],
+        token: str,
     ) -> None:
         self._call = call
         self._stall_seconds = stall_seconds
         self._on_sent = on_sent
+        self._token = token
         self._sent = 0
         self._complete = False
         self._status: tuple[grpc.StatusCode, str] | None = None
@@ -228,8 +236,8 @@ class _Transfer:
             raise self._stalled() from None
         except grpc.aio.AioRpcError as error:
             code, details = self._status or (error.code(), error.details() or "")
-            return judge_status(code, details, attempt=attempt, sent=self._sent)
-        return judge_response(response, sent=self._sent, complete=self._complete)
+            return judge_status(code, details, attempt=attempt, sent=self._sent, token=self._token)
+        return judge_response(response, sent=self._sent, complete=self._complete, token=self._token)
 
     async def _send_chunk(self, chunk: EmbeddedChunk) -> None:
         await self._write(pb.IngestRequest(chunk=_message(chunk)))

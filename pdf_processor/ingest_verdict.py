@@ -29,16 +29,19 @@ class Receipt:
     message: str = ""
 
 
-def judge_status(code: grpc.StatusCode, details: str, *, attempt: int, sent: int) -> Receipt:
+def judge_status(
+    code: grpc.StatusCode, details: str, *, attempt: int, sent: int, token: str = ""
+) -> Receipt:
     """Judge a call that ended with another status than OK.
 
-    A document that an earlier attempt brought there already is as good as received.
+    A document that an earlier attempt brought there already is as good as received. An
+    answer that repeats `token` is not quoted.
 
     Raises:
         IngestRejected: Go refused the document.
         IngestUnavailable: anything else.
     """
-    quoted = _quoted(details)
+    quoted = _quoted(details, token)
     if code is grpc.StatusCode.ALREADY_EXISTS and attempt > 1:
         return Receipt(sent, quoted)
     answer = f"{code.name}: {quoted}" if quoted else code.name
@@ -51,14 +54,18 @@ def judge_status(code: grpc.StatusCode, details: str, *, attempt: int, sent: int
     )
 
 
-def judge_response(response: pb.IngestResponse, *, sent: int, complete: bool) -> Receipt:
+def judge_response(
+    response: pb.IngestResponse, *, sent: int, complete: bool, token: str = ""
+) -> Receipt:
     """Judge a response; `complete` says whether all chunks were sent before it came.
+
+    An answer that repeats `token` is not quoted.
 
     Raises:
         IngestRejected: it says `success=false`.
         IngestMismatch: it came too early, or counts other chunks than were sent.
     """
-    message = _quoted(response.message)
+    message = _quoted(response.message, token)
     counted = response.chunks_received
     if not response.success:
         said = message or "it gave no reason"
@@ -72,8 +79,10 @@ def judge_response(response: pb.IngestResponse, *, sent: int, complete: bool) ->
     return Receipt(sent, message)
 
 
-def _quoted(text: str) -> str:
-    """One printable line of bounded length."""
+def _quoted(text: str, token: str) -> str:
+    """One printable line of bounded length; never one with the token in it."""
+    if token and token in text:
+        return "(its answer repeats INGEST_AUTH_TOKEN)"
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(line) <= MAX_QUOTED_CHARACTERS:
         return line

@@ -319,6 +319,19 @@ return 1 + math.max(0, length - ARGV[3])
 
 # ------------------------------------------------------------- delayed and dead tasks
 
+CANCEL = """
+-- Wish a task cancelled, unless it has ended.
+-- KEYS[1] running, [2] status, [3] cancel
+-- ARGV[1] task id, [2] seconds to keep the wish
+-- returns runs: its worker will hear of it; waits: it will not start; or ended
+local state = redis.pcall('HGET', KEYS[2], 'state')
+local ended = {SUCCEEDED = true, DEAD = true, CANCELLED = true}
+local answer = redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 and 'runs'
+  or type(state) == 'string' and ended[state] and 'ended' or 'waits'
+if answer ~= 'ended' then redis.call('SET', KEYS[3], '1', 'EX', ARGV[2]) end
+return answer
+"""
+
 FORWARD = (
     _NOW
     + """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,8 @@ from pydantic import (
 )
 
 from pdf_processor.errors import InvalidTask
+
+MAX_ID_CHARACTERS = 200
 
 OcrMode = Literal["auto", "off", "force"]
 
@@ -61,7 +64,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    task_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    task_id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)]
     doc_id: str = Field(default="", alias="DocID")
     user_id: str = Field(default="", alias="UserID")
     file_name: str = Field(default="", alias="FileName")
@@ -109,6 +112,18 @@ class Task(BaseModel):
     def display_name(self) -> str:
         """`FileName`, or the last part of the URL's path. Never a path to open."""
         return self.file_name or posixpath.basename(unquote(urlsplit(self.source).path))
+
+    @staticmethod
+    def id_of(payload: bytes) -> str:
+        """Return the id that a payload names although it is no task; "" if none can be told."""
+        try:
+            fields = json.loads(payload, parse_int=str)
+        except (ValueError, RecursionError):
+            return ""
+        task_id = fields.get("task_id") if isinstance(fields, dict) else None
+        if not isinstance(task_id, str) or len(task_id) > MAX_ID_CHARACTERS:
+            return ""
+        return task_id if task_id.isprintable() else ""
 
     @classmethod
     def parse(cls, payload: bytes) -> Task:

@@ -33,6 +33,7 @@ from pdf_processor.redis_connection import (
 from pdf_processor.task import Task
 
 __all__ = [
+    "CancelAnswer",
     "Exhausted",
     "Lease",
     "NotStarted",
@@ -46,6 +47,17 @@ log = structlog.get_logger()
 
 FORWARD_BATCH = 500
 CANCEL_SECONDS = 86_400
+
+
+class CancelAnswer(StrEnum):
+    """What a wish to cancel will do."""
+
+    RUNS = "runs"
+    """Its lease will hear of it."""
+    WAITS = "waits"
+    """It will not start."""
+    ENDED = "ended"
+    """Nothing: it is over."""
 
 
 class NotStarted(StrEnum):
@@ -290,10 +302,11 @@ class TaskQueue:
         with translated():
             await self._redis.rpush(self.keys.waiting, payload)
 
-    async def cancel(self, task_id: str) -> None:
-        """Wish a task cancelled, within a day: it does not start, or its lease hears of it."""
-        with translated():
-            await self._redis.set(self.keys.cancel(task_id), 1, ex=CANCEL_SECONDS)
+    async def cancel(self, task_id: str) -> CancelAnswer:
+        """Wish a task cancelled, within a day from now; what has ended stays as it is."""
+        keys = [self.keys.running, self.keys.status(task_id), self.keys.cancel(task_id)]
+        answer: bytes = await self._scripts.once(protocol.CANCEL, keys, [task_id, CANCEL_SECONDS])
+        return CancelAnswer(answer.decode())
 
     async def look_for_cancelled(self) -> None:
         """Tell the leases of this worker whose tasks are wished cancelled."""

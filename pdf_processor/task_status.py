@@ -107,6 +107,12 @@ class StatusBoard:
         with suppress(QueueUnavailable):
             await self._send([_Entry("queue", status)])
 
+    async def rejected(self, task_id: str, error: ProcessorError) -> None:
+        """Say that what was pushed under this id is no task, unless another is in work."""
+        status = entered(TaskStatus(task_id), State.DEAD, error)
+        with suppress(QueueUnavailable):
+            await self._send([_Entry("queue", status)])
+
     async def cancelled(self, task_id: str) -> None:
         """Say that a task was cancelled, unless somebody works on it or it has ended."""
         with suppress(QueueUnavailable):

@@ -238,8 +238,8 @@ def _is_literal(host: str) -> bool:
 def _endpoint_authority(endpoint: str) -> tuple[str, int] | None:
     if not endpoint:
         return None
-    url = URL(endpoint_url(endpoint))
-    if not url.raw_host or not url.port:
+    url = _parsed(endpoint_url(endpoint))
+    if url is None or not url.raw_host or not url.port:
         raise ValueError("BUCKET_ENDPOINT must be a URL or host:port")
     return url.raw_host, url.port
 
@@ -247,10 +247,17 @@ def _endpoint_authority(endpoint: str) -> tuple[str, int] | None:
 def _authorities(entries: Iterable[str]) -> Iterable[tuple[str, int | None]]:
     for entry in entries:
         bare_ipv6 = entry.count(":") > 1 and not entry.startswith("[")
-        url = URL(f"//[{entry}]" if bare_ipv6 else f"//{entry}")
-        if not url.raw_host or not set("/?#@").isdisjoint(entry):
+        url = _parsed(f"//[{entry}]" if bare_ipv6 else f"//{entry}")
+        if url is None or not url.raw_host or not set("/?#@").isdisjoint(entry):
             raise ValueError(f"ALLOWED_DOWNLOAD_HOSTS: {entry!r} is not host or host:port")
         yield url.raw_host, url.explicit_port
+
+
+def _parsed(text: str) -> URL | None:
+    try:
+        return URL(text)
+    except ValueError:
+        return None
 
 
 def _local_file(text: str) -> LocalFile:

@@ -11,17 +11,21 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pdf_processor import app
+from pdf_processor.commands.output import console
 from pdf_processor.config import Settings
 from pdf_processor.dead_letter import DeadLetter
 from pdf_processor.task_queue import TaskQueue
 
 SHOWN = 100
 MASK = "********"
-_QUERY = re.compile(r"(https?://|s3://)[^\s\"'\\]*")
+_STRING = r'(?:[^"\\]|\\.)*'
+_QUERY = re.compile(rf"(?:\?|\\u003f){_STRING}", re.IGNORECASE)
+_PASSWORD = re.compile(rf'(?<="password")\s*:\s*"?{_STRING}', re.IGNORECASE)
+_USERINFO = re.compile(r"(?:\\?/){2}[^/\\\"\s]*@")
 
 
 async def show_all(settings: Settings, *, as_json: bool) -> bool:
@@ -33,9 +37,17 @@ async def show_all(settings: Settings, *, as_json: bool) -> bool:
         _print_json([masked(letter) for letter in letters])
         return True
     if not letters:
-        Console().print("No dead tasks.")
+        console().print("No dead tasks.")
         return True
-    table = Table("task", "code", "message", "attempts", "when", box=None, pad_edge=False)
+    table = Table(
+        Column("task", overflow="fold"),
+        "code",
+        "message",
+        "attempts",
+        "when",
+        box=None,
+        pad_edge=False,
+    )
     for letter in letters:
         when = datetime.fromtimestamp(letter.at_ms / 1000, UTC)
         table.add_row(
@@ -45,7 +57,7 @@ async def show_all(settings: Settings, *, as_json: bool) -> bool:
             str(letter.attempts),
             f"{when:%Y-%m-%d %H:%M:%S}",
         )
-    Console().print(table)
+    console().print(table)
     return True
 
 
@@ -75,31 +87,39 @@ async def drop(settings: Settings, task_id: str) -> bool:
 
 def masked(letter: DeadLetter) -> dict[str, Any]:
     """Return a letter for showing: without URLs' queries and userinfo, and passwords."""
-    return _without_secrets(asdict(letter))  # type: ignore[no-any-return]
+    shown = asdict(letter)
+    if isinstance(letter.task, str):
+        return shown | {"task": _masked_garbage(letter.task)}
+    return shown | {"task": _masked_task(letter.task)}
 
 
-def _without_secrets(value: Any, name: str = "") -> Any:
+def _masked_task(value: Any, name: str = "") -> Any:
     if name == "password":
         return MASK
     if isinstance(value, dict):
-        return {key: _without_secrets(inner, key) for key, inner in value.items()}
+        return {key: _masked_task(inner, key) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(inner) for inner in value]
-    return _QUERY.sub(_mask_url, value) if isinstance(value, str) else value
+        return [_masked_task(inner) for inner in value]
+    return _masked_url(value) if isinstance(value, str) and "://" in value else value
 
 
-def _mask_url(match: re.Match[str]) -> str:
-    scheme, url = match.group(1), match.group(0)
-    rest, query, _ = url.removeprefix(scheme).partition("?")
-    host, slash, path = rest.partition("/")
-    return scheme + host.rpartition("@")[2] + slash + path + (query and f"?{MASK}")
+def _masked_url(url: str) -> str:
+    address, question_mark, _ = url.partition("?")
+    return _USERINFO.sub("//", address) + (question_mark and f"?{MASK}")
+
+
+def _masked_garbage(text: str) -> str:
+    """Nobody knows what this is: leave out what may be a query, a login or a password."""
+    for pattern, shown in ((_PASSWORD, MASK), (_QUERY, f"?{MASK}"), (_USERINFO, "//")):
+        text = pattern.sub(shown, text)
+    return text
 
 
 def _found(found: bool, task_id: str, *, done: str = "") -> bool:
     if not found:
         Console(stderr=True).print(f"There is no dead task {task_id}.", markup=False)
     elif done:
-        Console().print(f"{task_id}: {done}", markup=False)
+        console().print(f"{task_id}: {done}", markup=False)
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Literal, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
 import grpc
@@ -20,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdf_processor import app, config, logs
+from pdf_processor.commands.output import open_output
 from pdf_processor.commands.status import follow
 from pdf_processor.config import Settings
 from pdf_processor.embedded.ingest_receiver import IngestReceiver, ReceivedDocument
@@ -30,6 +32,8 @@ from protos import cognicore_pb2 as pb
 from protos import cognicore_pb2_grpc
 
 SAMPLE = Path(__file__).resolve().parent.parent / "embedded" / "sample.pdf"
+Provider = Literal["hashing", "local", "none"]
+NO_PROXY = (("grpc.enable_http_proxy", 0),)
 HASHING_NOTE = (
     "Vectors: the built-in 'hashing' embedder, which only counts words. It is NOT a language "
     "model: use it to see the system work, never to search. `demo --provider local` uses a "
@@ -37,8 +41,13 @@ HASHING_NOTE = (
 )
 
 
-async def run(pdfs: list[Path], *, out: Path | None, provider: str) -> bool:
-    """Process PDFs through a whole system of one's own; False if one did not arrive."""
+async def run(pdfs: list[Path], *, out: Path | None, provider: Provider) -> bool:
+    """Process PDFs through a whole system of one's own; False if one did not arrive.
+
+    Raises:
+        DownloadNotFound: one of them is not a file.
+        ConfigurationError: `out` cannot be written.
+    """
     logs.configure(level="WARNING", log_format="console")
     paths = pdfs or [SAMPLE]
     for path in paths:
@@ -47,6 +56,7 @@ async def run(pdfs: list[Path], *, out: Path | None, provider: str) -> bool:
     console = Console(highlight=False, soft_wrap=True)
     received: list[ReceivedDocument] = []
     async with AsyncExitStack() as stack:
+        lines = stack.enter_context(open_output(out)) if out else None
         valkey = stack.enter_context(EmbeddedValkey())
         receiver = await stack.enter_async_context(IngestReceiver(on_document=received.append))
         files = await stack.enter_async_context(_file_server(paths))
@@ -61,12 +71,13 @@ async def run(pdfs: list[Path], *, out: Path | None, provider: str) -> bool:
         )
         tasks = await _push(settings, files, key_server, provider)
         failures = await _follow(settings, tasks)
+        if lines:
+            _write(lines, received)
     for document in received:
         _print_document(console, document)
     if received and provider == "hashing":
         console.print(Text(HASHING_NOTE, style="yellow"))
     if out:
-        _write(out, received)
         console.print(f"Every chunk with its vector: {out}", markup=False)
     for failure in failures:
         Console(stderr=True).print(Text(failure, style="red"))
@@ -136,7 +147,7 @@ async def _push(
     names: dict[str, str] = {}
     async with (
         app.open_redis(settings) as (redis, blocking),
-        grpc.aio.insecure_channel(key_server) as channel,
+        grpc.aio.insecure_channel(key_server, NO_PROXY) as channel,
     ):
         queue = app.open_queue(settings, redis, blocking)
         keys = cognicore_pb2_grpc.APIKeyServiceStub(channel)
@@ -178,15 +189,14 @@ def _print_document(console: Console, document: ReceivedDocument) -> None:
     )
 
 
-def _write(out: Path, documents: list[ReceivedDocument]) -> None:
+def _write(file: TextIO, documents: list[ReceivedDocument]) -> None:
     """Write what arrived in the format of `process`, vectors included."""
-    with out.open("wb") as file:
-        for document in documents:
-            for chunk in document.chunks:
-                record = MessageToDict(
-                    chunk,
-                    preserving_proto_field_name=True,
-                    always_print_fields_with_no_presence=True,
-                )
-                line = {"doc_id": document.metadata.doc_id, **record}
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    for document in documents:
+        for chunk in document.chunks:
+            record = MessageToDict(
+                chunk,
+                preserving_proto_field_name=True,
+                always_print_fields_with_no_presence=True,
+            )
+            line = {"doc_id": document.metadata.doc_id, **record}
+            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())

@@ -11,19 +11,28 @@ from rich.text import Text
 
 from pdf_processor import app
 from pdf_processor.commands.demo import SAMPLE
-from pdf_processor.config import Settings
-from pdf_processor.errors import ProcessorError
+from pdf_processor.config import ConfigurationError, Settings
+from pdf_processor.errors import EmbeddingAuth, EmbeddingQuota, ProcessorError
 from pdf_processor.pipeline import opened
 from pdf_processor.provider_choice import HANDOFF, Choice
 from pdf_processor.redis_connection import QueueUnavailable, ServerTooOld, check_server
 
 INGEST_SECONDS = 5.0
 
-Check = Callable[[Settings], Awaitable[str]]
-
 
 class CheckFailed(Exception):
     """A part does not work; the message says the mend."""
+
+
+EXPECTED = (
+    CheckFailed,
+    ConfigurationError,
+    ProcessorError,
+    QueueUnavailable,
+    ServerTooOld,
+)
+
+Check = Callable[[Settings], Awaitable[str]]
 
 
 async def run(settings: Settings) -> bool:
@@ -33,7 +42,7 @@ async def run(settings: Settings) -> bool:
     for name, check in CHECKS.items():
         try:
             line = Text.assemble(("ok    ", "green"), f"{name}: ", await check(settings))
-        except (CheckFailed, ProcessorError, QueueUnavailable, ServerTooOld) as error:
+        except EXPECTED as error:
             line = Text.assemble(("FAIL  ", "red"), f"{name}: {error}")
             healthy = False
         console.print(line)
@@ -66,14 +75,15 @@ async def _embedder(settings: Settings) -> str:
     if name == HANDOFF:
         return "provider and key come with each task, by ProvideAPIKey"
     async with app.open_providers(settings) as providers:
-        if name not in providers.names():
-            known = ", ".join(sorted(providers.names()))
-            raise CheckFailed(f"EMBEDDING_PROVIDER={name} is unknown: handoff, {known}")
+        app.check_provider(name, providers, "EMBEDDING_PROVIDER")
         choice = Choice(name, settings.service_keys.get(name))
         async with opened(providers, choice) as embedder:
             if embedder is None:
                 return "none, chunks are sent without vectors"
-            [vector] = await embedder.embed(["PDF Processor"])
+            try:
+                [vector] = await embedder.embed(["PDF Processor"])
+            except (EmbeddingAuth, EmbeddingQuota) as error:
+                raise CheckFailed(f"{error.message}: see {name.upper()}_API_KEY") from None
     return f"{name}/{embedder.model} makes vectors of {len(vector)} numbers"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -17,8 +17,9 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from pdf_processor import app
+from pdf_processor.commands.output import open_output
 from pdf_processor.commands.progress import DocumentBars
-from pdf_processor.config import ConfigurationError, Settings
+from pdf_processor.config import Settings
 from pdf_processor.document import Page
 from pdf_processor.download import DownloadedFile, Downloader
 from pdf_processor.embedding.providers import Providers
@@ -52,30 +53,18 @@ async def run(
     options: TaskOptions,
 ) -> bool:
     """Process each source; False if any failed, which is said on stderr."""
-    with _opened(out) as target:
+    with nullcontext(sys.stdout) if out == "-" else open_output(Path(out)) as target:
         async with (
             app.open_downloader(settings) as downloader,
             app.open_providers(settings) as providers,
             app.open_parsers(settings, processes=1) as parsers,
         ):
+            app.check_provider(provider, providers)
             choice = Choice(provider, settings.service_keys.get(provider))
             work = Standalone(
                 downloader, parsers, providers, choice, options, output_format, target
             )
             return await _each(work, sources)
-
-
-@contextmanager
-def _opened(out: str) -> Iterator[TextIO]:
-    if out == "-":
-        yield sys.stdout
-        return
-    try:
-        file = Path(out).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from None
-    with file:
-        yield file
 
 
 async def _each(work: Standalone, sources: list[str]) -> bool:
@@ -85,7 +74,7 @@ async def _each(work: Standalone, sources: list[str]) -> bool:
             try:
                 await work.process(source, partial(bars.pages, _document_id(source)))
             except ProcessorError as error:
-                failures.append(f"{source.partition('?')[0]}: {error.code}: {error.message}")
+                failures.append(f"{_shown(source)}: {error.code}: {error.message}")
     for failure in failures:
         sys.stderr.write(failure + "\n")
     return not failures
@@ -170,12 +159,22 @@ class Standalone:
         self.out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE).decode())
 
 
+def _shown(source: str) -> str:
+    """Name a source for people, without a query that may be signed."""
+    return source.partition("?")[0].encode(errors="replace").decode()
+
+
 def _document_id(source: str) -> str:
     """A path's or URL's last part, without its ending and without a query."""
-    return PurePosixPath(unquote(urlsplit(source).path) if "://" in source else source).stem
+    path = unquote(urlsplit(source).path) if "://" in source else source
+    return PurePosixPath(path).stem.encode(errors="replace").decode()
 
 
 def _local(path: Path) -> DownloadedFile:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DownloadNotFound("The file's name is not valid Unicode: rename it") from None
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -47,6 +47,21 @@ async def test_cancelling_a_running_task_cancels_gos_stream(system: System) -> N
     assert not list(system.temp_dir.iterdir())
 
 
+async def test_a_running_task_is_called_cancelled_only_once_it_is(system: System) -> None:
+    """Also right after its start, before its status has been written."""
+    await system.reached(await system.push(), "SUCCEEDED")
+    hold = system.go.hold("just-started", after=1)
+    task_id = await system.push(DocID="just-started")
+    await hold.reached.wait()
+
+    status = await system.client.cancel(task_id)
+
+    assert status.state != pb.TaskStatus.CANCELLED
+    await system.go.ended("just-started")
+    await system.reached(task_id, "CANCELLED")
+    assert system.states(task_id).count("CANCELLED") == 1
+
+
 async def test_a_delayed_task_can_be_cancelled(system: System) -> None:
     refused = (grpc.StatusCode.UNAVAILABLE, "not now")
     system.go.answer("delayed", refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,11 @@ async def test_a_killed_daemon_leaves_no_child_behind(documents: Path) -> None:
         assert not [pid for pid in children if _is_parser_child(pid)]
 
 
-def _children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def _children_of(parent: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, check=True
+    )
+    return [int(pid) for pid in listed.stdout.split()]
 
 
 def _is_parser_child(pid: int) -> bool:

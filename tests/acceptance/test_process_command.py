@@ -145,14 +145,15 @@ async def test_any_file_name_will_do(documents: Path, tmp_path: Path, name: str)
     assert {chunk["doc_id"] for chunk in ended.json_lines()} == {path.stem}
 
 
-async def test_a_file_name_that_is_no_unicode_will_do(documents: Path, tmp_path: Path) -> None:
+async def test_a_file_name_that_is_no_unicode_is_said(documents: Path, tmp_path: Path) -> None:
     path = tmp_path / "caf\udce9.pdf"
     path.write_bytes((documents / "report.pdf").read_bytes())
 
     ended = await run("process", str(path))
 
     assert "Traceback" not in ended.stderr
-    assert ended.code == 0
+    assert ended.code == 1
+    assert "not valid Unicode" in ended.stderr
 
 
 @pytest.mark.parametrize(
