@@ -13,17 +13,20 @@ import structlog
 from redis.asyncio import Redis
 
 from pdf_processor.config import ConfigurationError, Settings
-from pdf_processor.download import Downloader
+from pdf_processor.download.downloader import Downloader
+from pdf_processor.download.object_store import ObjectStore
+from pdf_processor.download.url_policy import UrlPolicy
 from pdf_processor.embedding.providers import Providers, built_in
-from pdf_processor.ingest import IngestClient
-from pdf_processor.key_inbox import KeyInbox
-from pdf_processor.key_vault import KeyVault
-from pdf_processor.object_store import ObjectStore
+from pdf_processor.ingest.client import IngestClient
+from pdf_processor.keys.inbox import KeyInbox
+from pdf_processor.keys.vault import KeyVault
 from pdf_processor.parser_pool import ParserPool
 from pdf_processor.pipeline import Pipeline
 from pdf_processor.provider_choice import HANDOFF, ProviderChoice
+from pdf_processor.queue.connection import check_server, connect
+from pdf_processor.queue.task_queue import CancelAnswer, TaskQueue, new_worker_id
+from pdf_processor.queue.task_status import StatusBoard
 from pdf_processor.recoverer import Recoverer
-from pdf_processor.redis_connection import check_server, connect
 from pdf_processor.rpc.api_key import ApiKeyServicer
 from pdf_processor.rpc.bridge import Bridge, LongCalls
 from pdf_processor.rpc.embedding import EmbeddingServicer
@@ -31,9 +34,6 @@ from pdf_processor.rpc.server import RpcServer, Tls
 from pdf_processor.rpc.task import TaskServicer
 from pdf_processor.rpc.vectorizer import VectorizerServicer
 from pdf_processor.signals import stop_on_signals
-from pdf_processor.task_queue import CancelAnswer, TaskQueue, new_worker_id
-from pdf_processor.task_status import StatusBoard
-from pdf_processor.url_policy import UrlPolicy
 from pdf_processor.worker import Worker
 
 log = structlog.get_logger()

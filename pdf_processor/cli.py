@@ -19,7 +19,7 @@ from pdf_processor.commands import dead, demo, doctor, process, status, submit
 from pdf_processor.config import ConfigurationError, Settings
 from pdf_processor.embedded.valkey import ValkeyNotStarted
 from pdf_processor.errors import InvalidTask, ProcessorError
-from pdf_processor.redis_connection import QueueUnavailable, ServerTooOld
+from pdf_processor.queue.connection import QueueUnavailable, ServerTooOld
 from pdf_processor.rpc.server import CannotListen
 from pdf_processor.task import OcrMode, TaskOptions
 

@@ -17,13 +17,13 @@ from pdf_processor.errors import (
     ServiceCredentialsRejected,
     WorkerCrashed,
 )
-from pdf_processor.ingest import Receipt
+from pdf_processor.ingest.client import Receipt
 from pdf_processor.logs import log_bug
 from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
+from pdf_processor.queue.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
+from pdf_processor.queue.task_status import State, StatusBoard, TaskReport
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
-from pdf_processor.task_status import State, StatusBoard, TaskReport
 
 log = structlog.get_logger()
 
@@ -89,8 +89,14 @@ class Delivery:
             attempt=lease.attempt,
             worker=lease.worker,
         )
-        outcome = Dead(WorkerCrashed()) if lease.worn_out else await self._run(lease, report)
+        outcome = self._verdict_beforehand(lease) or await self._run(lease, report)
         await _Settlement(lease, report, self._desk.forget_key).settle(outcome)
+
+    def _verdict_beforehand(self, lease: Lease) -> Outcome | None:
+        """Judge what is not to be run at all."""
+        if lease.worn_out:
+            return Dead(WorkerCrashed())
+        return Released("given up") if self._given_up.is_set() else None
 
     async def _run(self, lease: Lease, report: TaskReport) -> Outcome:
         """Run the task until it ends, or something else ends it."""

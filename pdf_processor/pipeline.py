@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from pdf_processor.chunking import Chunker, ChunkSettings, chunk_pages
+from pdf_processor.chunking.chunker import Chunker, ChunkSettings, chunk_pages
 from pdf_processor.document import Chunk, EmbeddedChunk, Page
-from pdf_processor.download import DownloadedFile, Downloader
+from pdf_processor.download.downloader import DownloadedFile, Downloader
 from pdf_processor.embedding.batching import embed_chunks
 from pdf_processor.embedding.embedder import Embedder
 from pdf_processor.embedding.providers import NO_EMBEDDINGS, Providers
@@ -23,12 +23,12 @@ from pdf_processor.errors import (
     NoText,
     ServiceCredentialsRejected,
 )
-from pdf_processor.ingest import DocumentHeader, IngestClient, Receipt
+from pdf_processor.ingest.client import DocumentHeader, IngestClient, Receipt
 from pdf_processor.parser_pool import DocumentReader, ParserPool
 from pdf_processor.provider_choice import Choice, ProviderChoice
+from pdf_processor.queue.task_status import State, TaskReport
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task, TaskOptions
-from pdf_processor.task_status import State, TaskReport
 from pdf_processor.tokens import estimate_tokens
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pdf_processor.embedding.providers import Providers
 from pdf_processor.errors import EmbeddingAuth, InvalidTask, KeyNotDelivered
-from pdf_processor.key_inbox import KeyInbox
+from pdf_processor.keys.inbox import KeyInbox
 from pdf_processor.task import Task
 
 HANDOFF = "handoff"

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import structlog
 
-from pdf_processor.task_queue import QueueUnavailable, TaskQueue
+from pdf_processor.queue.task_queue import QueueUnavailable, TaskQueue
 
 log = structlog.get_logger()
 

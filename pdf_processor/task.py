@@ -25,6 +25,13 @@ MAX_ID_CHARACTERS = 200
 OcrMode = Literal["auto", "off", "force"]
 
 
+def _without_nulls(data: Any) -> Any:
+    """Go marshals an unset pointer as null: the field's default is meant."""
+    if isinstance(data, dict):
+        return {name: value for name, value in data.items() if value is not None}
+    return data
+
+
 class TaskOptions(BaseModel):
     """How the document is to be read and cut; every field has a default."""
 
@@ -35,6 +42,11 @@ class TaskOptions(BaseModel):
     ocr: OcrMode = "auto"
     password: SecretStr = SecretStr("")
     max_embedding_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return _without_nulls(data)
 
     @classmethod
     def of(cls, **values: object) -> TaskOptions:
@@ -78,10 +90,7 @@ class Task(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        """Go marshals an unset pointer as null: the field's default is meant."""
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if value is not None}
-        return data
+        return _without_nulls(data)
 
     @field_validator("task_id")
     @classmethod

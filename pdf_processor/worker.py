@@ -11,12 +11,12 @@ import structlog
 from pdf_processor.delivery import Delivery, Desk
 from pdf_processor.ending import end
 from pdf_processor.errors import ServiceCredentialsRejected
-from pdf_processor.ingest import Receipt
+from pdf_processor.ingest.client import Receipt
 from pdf_processor.logs import log_bug
+from pdf_processor.queue.task_queue import TaskQueue
+from pdf_processor.queue.task_status import StatusBoard, TaskReport
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_queue import TaskQueue
-from pdf_processor.task_status import StatusBoard, TaskReport
 
 log = structlog.get_logger()
 
@@ -82,6 +82,8 @@ class Worker:
             return
         await self._holdable.acquire()
         delivery = Delivery(self._desk, payload, await Slot.acquire(self._places))
+        if not self._rested.is_set():  # this take was under way when intake was paused
+            delivery.give_up()
         job = asyncio.create_task(delivery.complete())
         self._deliveries[job] = delivery
         job.add_done_callback(self._put_down)

@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from pdf_processor.embedded.valkey import EmbeddedValkey, ValkeyNotStarted
-from pdf_processor.redis_connection import connect
-from pdf_processor.task_queue import TaskQueue, new_worker_id
+from pdf_processor.queue.connection import connect
+from pdf_processor.queue.task_queue import TaskQueue, new_worker_id
 
 
 @pytest.fixture(scope="session")

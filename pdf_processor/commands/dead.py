@@ -17,8 +17,8 @@ from rich.text import Text
 from pdf_processor import app
 from pdf_processor.commands.output import console
 from pdf_processor.config import Settings
-from pdf_processor.dead_letter import DeadLetter
-from pdf_processor.task_queue import TaskQueue
+from pdf_processor.queue.dead_letter import DeadLetter
+from pdf_processor.queue.task_queue import TaskQueue
 
 SHOWN = 100
 MASK = "********"
@@ -49,13 +49,12 @@ async def show_all(settings: Settings, *, as_json: bool) -> bool:
         pad_edge=False,
     )
     for letter in letters:
-        when = datetime.fromtimestamp(letter.at_ms / 1000, UTC)
         table.add_row(
             Text(letter.task_id or "(no task)"),
             Text(letter.error_code, style="red"),
             Text(letter.error_message),
             str(letter.attempts),
-            f"{when:%Y-%m-%d %H:%M:%S}",
+            _when(letter.at_ms),
         )
     console().print(table)
     return True
@@ -83,6 +82,13 @@ async def drop(settings: Settings, task_id: str) -> bool:
     """Forget one dead task."""
     async with _queue(settings) as queue:
         return _found(await queue.drop_dead(task_id), task_id, done="dropped")
+
+
+def _when(at_ms: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):  # a letter that somebody else wrote
+        return "?"
 
 
 def masked(letter: DeadLetter) -> dict[str, Any]:

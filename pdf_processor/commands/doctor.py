@@ -15,7 +15,7 @@ from pdf_processor.config import ConfigurationError, Settings
 from pdf_processor.errors import EmbeddingAuth, EmbeddingQuota, ProcessorError
 from pdf_processor.pipeline import opened
 from pdf_processor.provider_choice import HANDOFF, Choice
-from pdf_processor.redis_connection import QueueUnavailable, ServerTooOld, check_server
+from pdf_processor.queue.connection import QueueUnavailable, ServerTooOld, check_server
 
 INGEST_SECONDS = 5.0
 

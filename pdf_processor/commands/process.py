@@ -21,7 +21,7 @@ from pdf_processor.commands.output import open_output
 from pdf_processor.commands.progress import DocumentBars
 from pdf_processor.config import Settings
 from pdf_processor.document import Page
-from pdf_processor.download import DownloadedFile, Downloader
+from pdf_processor.download.downloader import DownloadedFile, Downloader
 from pdf_processor.embedding.providers import Providers
 from pdf_processor.errors import DownloadNotFound, ProcessorError
 from pdf_processor.export import MarkdownWriter, SectionAssembler, chunk_record, section_record

@@ -14,9 +14,9 @@ from rich.table import Table
 from pdf_processor import app
 from pdf_processor.commands.progress import DocumentBars, describe
 from pdf_processor.config import Settings
-from pdf_processor.task_queue import QueueCounts, TaskQueue
+from pdf_processor.queue.task_queue import QueueCounts, TaskQueue
+from pdf_processor.queue.task_status import StatusBoard
 from pdf_processor.task_state import State, TaskStatus
-from pdf_processor.task_status import StatusBoard
 
 LOOK_SECONDS = 1.0
 

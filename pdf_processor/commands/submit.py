@@ -11,8 +11,8 @@ from rich.console import Console
 from pdf_processor import app
 from pdf_processor.commands.status import follow
 from pdf_processor.config import ConfigurationError, Settings
+from pdf_processor.download.object_store import ObjectStore
 from pdf_processor.errors import DownloadNotFound
-from pdf_processor.object_store import ObjectStore
 from pdf_processor.task import Task
 from pdf_processor.task_state import State
 

@@ -10,7 +10,7 @@ import grpc
 import structlog
 
 from pdf_processor.errors import ProcessorError
-from pdf_processor.redis_connection import QueueUnavailable
+from pdf_processor.queue.connection import QueueUnavailable
 
 log = structlog.get_logger()
 

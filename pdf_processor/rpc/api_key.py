@@ -9,7 +9,7 @@ import grpc
 import structlog
 from pydantic import SecretStr
 
-from pdf_processor.key_inbox import ApiKey, KeyNotKept
+from pdf_processor.keys.inbox import ApiKey, KeyNotKept
 from pdf_processor.rpc.answering import Refused, answering
 from protos import cognicore_pb2 as pb
 from protos import cognicore_pb2_grpc

@@ -21,7 +21,11 @@ import pytest
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pdf_processor.download import MAX_PAUSE_SECONDS, DownloadedFile, Downloader
+from pdf_processor.download.downloader import MAX_PAUSE_SECONDS, DownloadedFile, Downloader
+from pdf_processor.download.http_source import MAX_REDIRECTS
+from pdf_processor.download.object_store import ObjectStore
+from pdf_processor.download.spool import CHUNK_BYTES
+from pdf_processor.download.url_policy import UrlPolicy
 from pdf_processor.errors import (
     DownloadFailed,
     DownloadForbidden,
@@ -30,10 +34,6 @@ from pdf_processor.errors import (
     ProcessorError,
     TooLarge,
 )
-from pdf_processor.http_source import MAX_REDIRECTS
-from pdf_processor.object_store import ObjectStore
-from pdf_processor.spool import CHUNK_BYTES
-from pdf_processor.url_policy import UrlPolicy
 from tests.http_server import Answer, FileServer, Request, etag_of
 
 PDF = random.Random(1).randbytes(1_000_000)

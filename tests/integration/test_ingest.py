@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pdf_processor.document import Box, Chunk, EmbeddedChunk, Kind
 from pdf_processor.embedded.ingest_receiver import IngestReceiver
 from pdf_processor.errors import IngestMismatch, IngestRejected, IngestUnavailable
-from pdf_processor.ingest import DocumentHeader, IngestClient
+from pdf_processor.ingest.client import DocumentHeader, IngestClient
 from protos import cognicore_pb2 as pb
 from protos import cognicore_pb2_grpc
 

@@ -11,8 +11,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pdf_processor.errors import KeyNotDelivered, KeyUnreadable
-from pdf_processor.key_inbox import ApiKey, KeyInbox, KeyNotKept
-from pdf_processor.key_vault import KeyVault
+from pdf_processor.keys.inbox import ApiKey, KeyInbox, KeyNotKept
+from pdf_processor.keys.vault import KeyVault
 
 CANARY = "sk-canary-4711"
 KEY = ApiKey("openai", SecretStr(CANARY))

@@ -16,7 +16,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pdf_processor.download import Downloader
+from pdf_processor.download.downloader import Downloader
+from pdf_processor.download.object_store import ObjectStore
+from pdf_processor.download.spool import Spool
+from pdf_processor.download.url_policy import UrlPolicy
 from pdf_processor.errors import (
     DownloadFailed,
     DownloadNotFound,
@@ -25,9 +28,6 @@ from pdf_processor.errors import (
     ServiceCredentialsRejected,
     TooLarge,
 )
-from pdf_processor.object_store import ObjectStore
-from pdf_processor.spool import Spool
-from pdf_processor.url_policy import UrlPolicy
 from tests.http_server import Answer, FileServer
 
 PDF = random.Random(1).randbytes(1_000_000)

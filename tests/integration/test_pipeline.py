@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from pdf_processor.download import Downloader
+from pdf_processor.download.downloader import Downloader
+from pdf_processor.download.object_store import ObjectStore
+from pdf_processor.download.url_policy import UrlPolicy
 from pdf_processor.embedded.ingest_receiver import IngestReceiver
 from pdf_processor.embedding.providers import Providers, built_in
 from pdf_processor.errors import (
@@ -20,17 +22,15 @@ from pdf_processor.errors import (
     EmbeddingBudget,
     ServiceCredentialsRejected,
 )
-from pdf_processor.ingest import IngestClient, Receipt
-from pdf_processor.key_inbox import ApiKey, KeyInbox
-from pdf_processor.object_store import ObjectStore
+from pdf_processor.ingest.client import IngestClient, Receipt
+from pdf_processor.keys.inbox import ApiKey, KeyInbox
 from pdf_processor.parser_pool import ParserPool
 from pdf_processor.pipeline import Pipeline
 from pdf_processor.provider_choice import ProviderChoice
+from pdf_processor.queue.task_status import State
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_status import State
 from pdf_processor.tokens import estimate_tokens
-from pdf_processor.url_policy import UrlPolicy
 from tests import pdfs
 from tests.fake_providers import FakeProviders
 

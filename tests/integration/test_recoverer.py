@@ -12,12 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from pdf_processor.embedded.valkey import EmbeddedValkey
-from pdf_processor.lease import Lease
-from pdf_processor.queue_protocol import QueueKeys
+from pdf_processor.queue.connection import connect
+from pdf_processor.queue.lease import Lease
+from pdf_processor.queue.protocol import QueueKeys
+from pdf_processor.queue.task_queue import TaskQueue, new_worker_id
 from pdf_processor.recoverer import Recoverer
-from pdf_processor.redis_connection import connect
 from pdf_processor.task import Task
-from pdf_processor.task_queue import TaskQueue, new_worker_id
 
 NewQueue = Callable[..., TaskQueue]
 KEYS = QueueKeys("queue:upload_tasks")

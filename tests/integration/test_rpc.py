@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from pdf_processor.embedding.embedder import BatchLimits
 from pdf_processor.errors import EmbeddingAuth, EmbeddingRejected, EmbeddingUnavailable
-from pdf_processor.key_inbox import ApiKey, KeyInbox, KeyNotKept
-from pdf_processor.redis_connection import QueueUnavailable
+from pdf_processor.keys.inbox import ApiKey, KeyInbox, KeyNotKept
+from pdf_processor.queue.connection import QueueUnavailable
 from pdf_processor.rpc import server
 from pdf_processor.rpc.api_key import ApiKeyServicer
 from pdf_processor.rpc.bridge import WATCH_AHEAD, Bridge, LongCalls

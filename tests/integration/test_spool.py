@@ -10,15 +10,15 @@ from typing import BinaryIO
 
 import pytest
 
+from pdf_processor.download.spool import CHUNK_BYTES, Spool, SpoolFolder
 from pdf_processor.errors import InternalError, StorageFull
-from pdf_processor.spool import CHUNK_BYTES, Spool, SpoolFolder
 
 FULL = Path("/dev/full")
 
 HOLD_A_SPOOL = """
 import sys
 from pathlib import Path
-from pdf_processor.spool import SpoolFolder
+from pdf_processor.download.spool import SpoolFolder
 
 with SpoolFolder(Path(sys.argv[1])).spool(max_bytes=1) as spool:
     print(spool.path, flush=True)

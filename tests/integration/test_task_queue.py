@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from pdf_processor import queue_protocol as protocol
-from pdf_processor import task_queue
 from pdf_processor.errors import (
     DownloadFailed,
     EmbeddingRateLimited,
@@ -20,11 +18,11 @@ from pdf_processor.errors import (
     NotAPdf,
     WorkerCrashed,
 )
-from pdf_processor.lease import Lease
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import ServerTooOld, check_server, connect
-from pdf_processor.task import Task
-from pdf_processor.task_queue import (
+from pdf_processor.queue import protocol, task_queue
+from pdf_processor.queue.connection import ServerTooOld, check_server, connect
+from pdf_processor.queue.lease import Lease
+from pdf_processor.queue.protocol import QueueKeys
+from pdf_processor.queue.task_queue import (
     Exhausted,
     NotStarted,
     QueueUnavailable,
@@ -32,6 +30,7 @@ from pdf_processor.task_queue import (
     TaskQueue,
     new_worker_id,
 )
+from pdf_processor.task import Task
 
 NewQueue = Callable[..., TaskQueue]
 KEYS = QueueKeys("queue:upload_tasks")

@@ -13,12 +13,12 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from pdf_processor import task_status
 from pdf_processor.embedded.valkey import EmbeddedValkey
 from pdf_processor.errors import DownloadFailed, NotAPdf
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import connect
-from pdf_processor.task_status import State, StatusBoard, TaskReport, TaskStatus
+from pdf_processor.queue import task_status
+from pdf_processor.queue.connection import connect
+from pdf_processor.queue.protocol import QueueKeys
+from pdf_processor.queue.task_status import State, StatusBoard, TaskReport, TaskStatus
 
 KEYS = QueueKeys("queue:upload_tasks")
 FIELDS = {

@@ -8,14 +8,14 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from pdf_processor import task_queue
 from pdf_processor.errors import DownloadFailed, NotAPdf, ServiceCredentialsRejected
-from pdf_processor.ingest import Receipt
+from pdf_processor.ingest.client import Receipt
+from pdf_processor.queue import task_queue
+from pdf_processor.queue.task_queue import TaskQueue
+from pdf_processor.queue.task_status import State, StatusBoard, TaskReport
 from pdf_processor.recoverer import Recoverer
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
-from pdf_processor.task_queue import TaskQueue
-from pdf_processor.task_status import State, StatusBoard, TaskReport
 from pdf_processor.worker import Worker
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pdf_processor.chunking import Chunker, ChunkSettings, chunk_pages
-from pdf_processor.cuts import sentences
+from pdf_processor.chunking.chunker import Chunker, ChunkSettings, chunk_pages
+from pdf_processor.chunking.cuts import sentences
 from pdf_processor.document import Block, Box, Chunk, Element, Heading, Kind, Page
 from pdf_processor.tokens import estimate_tokens
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import SecretStr
 
-from pdf_processor import key_inbox
 from pdf_processor.errors import KeyNotDelivered
-from pdf_processor.key_inbox import ApiKey, InboxClosed, KeyInbox, KeyNotKept
+from pdf_processor.keys import inbox as key_inbox
+from pdf_processor.keys.inbox import ApiKey, InboxClosed, KeyInbox, KeyNotKept
 
 CANARY = "sk-canary-4711"
 LONG_SECONDS = 1000.0

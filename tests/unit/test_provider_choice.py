@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from pdf_processor.embedding.providers import Providers, built_in
 from pdf_processor.errors import EmbeddingAuth, InvalidTask, KeyNotDelivered
-from pdf_processor.key_inbox import ApiKey, KeyInbox
+from pdf_processor.keys.inbox import ApiKey, KeyInbox
 from pdf_processor.provider_choice import Choice, ProviderChoice
 from pdf_processor.task import Task
 

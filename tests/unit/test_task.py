@@ -42,6 +42,7 @@ def test_what_is_missing_has_its_default():
 
 def test_null_is_what_go_writes_for_what_is_not_set():
     assert parse(DocID=None, options=None, provider=None) == parse()
+    assert parse(options={"max_tokens": None, "password": None}) == parse()
 
 
 def test_unknown_fields_are_ignored():

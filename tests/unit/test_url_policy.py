@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pdf_processor.errors import DownloadForbidden
-from pdf_processor.url_policy import (
+from pdf_processor.download.url_policy import (
     HttpTarget,
     LocalFile,
     S3Object,
     UrlPolicy,
     endpoint_url,
 )
+from pdf_processor.errors import DownloadForbidden
 
 CANARY = "canary-5e1f"
 

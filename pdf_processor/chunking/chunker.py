@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pdf_processor import cuts
-from pdf_processor.cuts import CountTokens, Piece
+from pdf_processor.chunking import cuts
+from pdf_processor.chunking.cuts import CountTokens, Piece
+from pdf_processor.chunking.draft import Draft, Part, Source, join
 from pdf_processor.document import Chunk, Heading, Kind, Page
-from pdf_processor.draft import Draft, Part, Source, join
 
 _PARAGRAPH_BREAK = "\n\n"
 

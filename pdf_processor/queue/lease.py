@@ -10,11 +10,11 @@ from typing import Any
 
 import structlog
 
-from pdf_processor import queue_protocol as protocol
-from pdf_processor.dead_letter import DeadLetter
 from pdf_processor.errors import ProcessorError
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import Scripts
+from pdf_processor.queue import protocol
+from pdf_processor.queue.connection import Scripts
+from pdf_processor.queue.dead_letter import DeadLetter
+from pdf_processor.queue.protocol import QueueKeys
 from pdf_processor.task import Task
 
 log = structlog.get_logger()

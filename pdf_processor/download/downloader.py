@@ -18,6 +18,10 @@ import aiofiles.threadpool
 import structlog
 from aiohttp.abc import AbstractResolver
 
+from pdf_processor.download.http_source import HttpSource
+from pdf_processor.download.object_store import ObjectStore
+from pdf_processor.download.spool import CHUNK_BYTES, Spool, SpoolFolder
+from pdf_processor.download.url_policy import HttpTarget, LocalFile, S3Object, Target, UrlPolicy
 from pdf_processor.errors import (
     DownloadFailed,
     DownloadForbidden,
@@ -25,10 +29,6 @@ from pdf_processor.errors import (
     DownloadTimedOut,
     TooLarge,
 )
-from pdf_processor.http_source import HttpSource
-from pdf_processor.object_store import ObjectStore
-from pdf_processor.spool import CHUNK_BYTES, Spool, SpoolFolder
-from pdf_processor.url_policy import HttpTarget, LocalFile, S3Object, Target, UrlPolicy
 
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 10.0

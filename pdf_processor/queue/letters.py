@@ -6,10 +6,10 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from pdf_processor import queue_protocol as protocol
-from pdf_processor.dead_letter import DeadLetter
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import Scripts, translated
+from pdf_processor.queue import protocol
+from pdf_processor.queue.connection import Scripts, translated
+from pdf_processor.queue.dead_letter import DeadLetter
+from pdf_processor.queue.protocol import QueueKeys
 
 
 class Letters:

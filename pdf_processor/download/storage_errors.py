@@ -14,6 +14,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from pdf_processor.download.url_policy import S3Object
 from pdf_processor.errors import (
     DownloadFailed,
     DownloadNotFound,
@@ -21,7 +22,6 @@ from pdf_processor.errors import (
     ProcessorError,
     ServiceCredentialsRejected,
 )
-from pdf_processor.url_policy import S3Object
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _CREDENTIALS_REFUSED = frozenset(

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import structlog
 from redis.asyncio import Redis
 
-from pdf_processor import queue_protocol as protocol
-from pdf_processor.expiry_watch import ExpiryWatch
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import Scripts, translated
+from pdf_processor.queue import protocol
+from pdf_processor.queue.connection import Scripts, translated
+from pdf_processor.queue.expiry_watch import ExpiryWatch
+from pdf_processor.queue.protocol import QueueKeys
 
 log = structlog.get_logger()
 

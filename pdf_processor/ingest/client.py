@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pdf_processor.document import EmbeddedChunk
 from pdf_processor.errors import IngestUnavailable
-from pdf_processor.ingest_verdict import Receipt, judge_response, judge_status
+from pdf_processor.ingest.verdict import Receipt, judge_response, judge_status
 from protos import cognicore_pb2 as pb
 from protos import cognicore_pb2_grpc
 
@@ -67,7 +67,7 @@ class IngestClient:
 
     Duties: open a call with a document's first chunk; send each chunk as it is made, as
     fast as Go reads; half-close after the last one, and cancel after any failure; stop at
-    once when Go answers early. Leaves the meaning of the answer to `ingest_verdict`, and
+    once when Go answers early. Leaves the meaning of the answer to `verdict`, and
     trying again to the worker.
     """
 

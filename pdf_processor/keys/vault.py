@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from pdf_processor.ending import end
-from pdf_processor.key_inbox import ApiKey, KeptKey, KeyNotKept
-from pdf_processor.key_sealer import KeySealer
+from pdf_processor.keys.inbox import ApiKey, KeptKey, KeyNotKept
+from pdf_processor.keys.sealer import KeySealer
 from pdf_processor.outage import Outage
 
 log = structlog.get_logger()
@@ -133,4 +133,4 @@ class KeyVault:
             await pubsub.subscribe(self._channel)
             self._outage.passed("news of keys")
             async for message in pubsub.listen():
-                self._tell(message["data"].decode())
+                self._tell(message["data"].decode(errors="replace"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from pdf_processor.cuts import Piece
+from pdf_processor.chunking.cuts import Piece
 from pdf_processor.document import Box, Element, Heading, Kind
 
 

@@ -17,10 +17,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
-from pdf_processor import storage_errors
+from pdf_processor.download import storage_errors
+from pdf_processor.download.spool import CHUNK_BYTES, Spool
+from pdf_processor.download.url_policy import S3Object, endpoint_url
 from pdf_processor.errors import ServiceCredentialsRejected
-from pdf_processor.spool import CHUNK_BYTES, Spool
-from pdf_processor.url_policy import S3Object, endpoint_url
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

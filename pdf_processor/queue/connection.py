@@ -27,7 +27,7 @@ from redis.exceptions import (
 from pdf_processor.outage import Outage
 
 OLDEST_SERVER = (6, 2)
-BLOCK_SECONDS = 2
+BLOCK_SECONDS = 1
 BLOCKING_TIMEOUT_SECONDS = 7
 TIMEOUT_SECONDS = 5
 

@@ -16,20 +16,20 @@ from weakref import WeakSet
 import structlog
 from redis.asyncio import Redis
 
-from pdf_processor import queue_protocol as protocol
-from pdf_processor.dead_letter import DeadLetter
 from pdf_processor.errors import InvalidTask
-from pdf_processor.lease import Exhausted, Lease, Retried, Terms, warn_of_dropped_letters
-from pdf_processor.letters import Letters
-from pdf_processor.lost_workers import LostWorkers
 from pdf_processor.outage import Outage
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import (
+from pdf_processor.queue import protocol
+from pdf_processor.queue.connection import (
     BLOCK_SECONDS,
     QueueUnavailable,
     Scripts,
     translated,
 )
+from pdf_processor.queue.dead_letter import DeadLetter
+from pdf_processor.queue.lease import Exhausted, Lease, Retried, Terms, warn_of_dropped_letters
+from pdf_processor.queue.letters import Letters
+from pdf_processor.queue.lost_workers import LostWorkers
+from pdf_processor.queue.protocol import QueueKeys
 from pdf_processor.task import Task
 
 __all__ = [

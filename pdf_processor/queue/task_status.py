@@ -14,12 +14,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from pdf_processor import queue_protocol as protocol
 from pdf_processor.ending import end
 from pdf_processor.errors import ProcessorError
 from pdf_processor.outage import Outage
-from pdf_processor.queue_protocol import QueueKeys
-from pdf_processor.redis_connection import QueueUnavailable, Scripts, translated
+from pdf_processor.queue import protocol
+from pdf_processor.queue.connection import QueueUnavailable, Scripts, translated
+from pdf_processor.queue.protocol import QueueKeys
 from pdf_processor.task_state import (
     HASH_FIELDS,
     Progress,

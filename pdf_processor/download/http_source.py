@@ -14,6 +14,8 @@ from typing import Self
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+from pdf_processor.download.spool import Spool
+from pdf_processor.download.url_policy import HttpTarget, UrlPolicy, not_public
 from pdf_processor.errors import (
     DownloadFailed,
     DownloadForbidden,
@@ -21,8 +23,6 @@ from pdf_processor.errors import (
     DownloadTimedOut,
     ProcessorError,
 )
-from pdf_processor.spool import Spool
-from pdf_processor.url_policy import HttpTarget, UrlPolicy, not_public
 
 MAX_REDIRECTS = 5
 MAX_RETRY_AFTER_SECONDS = 3600.0

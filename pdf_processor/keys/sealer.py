@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from pdf_processor.errors import KeyUnreadable
-from pdf_processor.key_inbox import ApiKey
+from pdf_processor.keys.inbox import ApiKey
 
 NONCE_BYTES = 12
 

@@ -1,0 +1,1 @@
+"""Sections to chunks: pure, no I/O."""

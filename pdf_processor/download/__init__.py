@@ -1,0 +1,1 @@
+"""Where documents come from: the web, the bucket, this machine; and what is refused."""

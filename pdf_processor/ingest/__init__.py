@@ -1,0 +1,1 @@
+"""Streaming documents to Go, and what its answers mean."""
