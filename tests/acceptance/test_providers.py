@@ -72,6 +72,6 @@ async def test_the_services_own_wrong_key_pauses_intake_and_costs_no_task(docume
         assert WRONG_KEY not in said["error"]
         assert event["attempt"] == 0
         held = [json.loads(payload) for payload in await system.taken()]
-        assert [task["task_id"] for task in [*await system.waiting(), *held]] == [task_id]
+        assert {task["task_id"] for task in [*await system.waiting(), *held]} == {task_id}
         assert not await system.dead(task_id)
         assert not system.go.streams
