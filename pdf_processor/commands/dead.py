@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pdf_processor import app
-from pdf_processor.commands.output import console
+from pdf_processor.commands.output import open_console
 from pdf_processor.config import Settings
 from pdf_processor.queue.dead_letter import DeadLetter
 from pdf_processor.queue.task_queue import TaskQueue
@@ -37,7 +37,7 @@ async def show_all(settings: Settings, *, as_json: bool) -> bool:
         _print_json([masked(letter) for letter in letters])
         return True
     if not letters:
-        console().print("No dead tasks.")
+        open_console().print("No dead tasks.")
         return True
     table = Table(
         Column("task", overflow="fold"),
@@ -56,7 +56,7 @@ async def show_all(settings: Settings, *, as_json: bool) -> bool:
             str(letter.attempts),
             _when(letter.at_ms),
         )
-    console().print(table)
+    open_console().print(table)
     return True
 
 
@@ -125,7 +125,7 @@ def _found(found: bool, task_id: str, *, done: str = "") -> bool:
     if not found:
         Console(stderr=True).print(f"There is no dead task {task_id}.", markup=False)
     elif done:
-        console().print(f"{task_id}: {done}", markup=False)
+        open_console().print(f"{task_id}: {done}", markup=False)
     return found
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdf_processor import app, config, logs
-from pdf_processor.commands.output import open_output
+from pdf_processor.commands.output import open_console, open_output
 from pdf_processor.commands.status import follow
 from pdf_processor.config import Settings
 from pdf_processor.embedded.ingest_receiver import IngestReceiver, ReceivedDocument
@@ -33,6 +33,7 @@ from protos import cognicore_pb2_grpc
 
 SAMPLE = Path(__file__).resolve().parent.parent / "embedded" / "sample.pdf"
 Provider = Literal["hashing", "local", "none"]
+MAX_SECTIONS_SHOWN = 40
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
 HASHING_NOTE = (
     "Vectors: the built-in 'hashing' embedder, which only counts words. It is NOT a language "
@@ -53,7 +54,7 @@ async def run(pdfs: list[Path], *, out: Path | None, provider: Provider) -> bool
     for path in paths:
         if not path.is_file():
             raise DownloadNotFound(f"{path} is not a file")
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     received: list[ReceivedDocument] = []
     async with AsyncExitStack() as stack:
         lines = stack.enter_context(open_output(out)) if out else None
@@ -80,7 +81,7 @@ async def run(pdfs: list[Path], *, out: Path | None, provider: Provider) -> bool
     if out:
         console.print(f"Every chunk with its vector: {out}", markup=False)
     for failure in failures:
-        Console(stderr=True).print(Text(failure, style="red"))
+        Console(stderr=True, soft_wrap=True).print(Text(failure, style="red"))
     return not failures
 
 
@@ -174,13 +175,16 @@ async def _follow(settings: Settings, names: dict[str, str]) -> list[str]:
 def _print_document(console: Console, document: ReceivedDocument) -> None:
     metadata, chunks = document.metadata, document.chunks
     table = Table("section", "page", "chunks", "tokens", box=None, pad_edge=False)
-    for path, group in groupby(chunks, key=lambda chunk: tuple(chunk.section_path)):
-        section = list(group)
+    sections = [list(group) for _, group in groupby(chunks, key=lambda it: list(it.section_path))]
+    for section in sections[:MAX_SECTIONS_SHOWN]:
+        path = section[0].section_path
         name = "  " * (len(path) - 1) + path[-1] if path else "(before the first heading)"
         tokens = sum(chunk.token_count for chunk in section)
         table.add_row(Text(name), str(section[0].page), str(len(section)), str(tokens))
     console.print(Text(f"\n{metadata.file_name}: {metadata.title or 'no title'}", style="bold"))
     console.print(table)
+    if len(sections) > MAX_SECTIONS_SHOWN:
+        console.print(f"… and {len(sections) - MAX_SECTIONS_SHOWN} more sections")
     console.print(
         f"Arrived at the ingest server: {len(chunks)} chunks of {metadata.page_count} pages, "
         f"vectors of {metadata.embedding_dimension} numbers made by "

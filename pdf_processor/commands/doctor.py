@@ -6,11 +6,11 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 
-from rich.console import Console
 from rich.text import Text
 
 from pdf_processor import app
 from pdf_processor.commands.demo import SAMPLE
+from pdf_processor.commands.output import open_console
 from pdf_processor.config import ConfigurationError, Settings
 from pdf_processor.errors import EmbeddingAuth, EmbeddingQuota, ProcessorError
 from pdf_processor.pipeline import opened
@@ -37,7 +37,7 @@ Check = Callable[[Settings], Awaitable[str]]
 
 async def run(settings: Settings) -> bool:
     """Try each part and print a line for it; False if any failed."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     healthy = True
     for name, check in CHECKS.items():
         try:

@@ -30,7 +30,7 @@ def open_output(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def console() -> Console:
+def open_console() -> Console:
     """Return standard output; nothing is cut where no terminal limits the width."""
     width = None if sys.stdout.isatty() else UNBOUNDED_COLUMNS
     return Console(highlight=False, width=width)

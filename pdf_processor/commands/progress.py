@@ -61,7 +61,7 @@ class DocumentBars:
         what = describe(status)
         self._show(name, what, status.pages_done, status.pages_total)
         if not self._console.is_terminal and self._last.get(name) != status.state:
-            self._console.print(f"{name}: {what}", markup=False)
+            self._console.print(f"{name}: {what}", markup=False, soft_wrap=True)
         self._last[name] = status.state
 
     def _show(self, name: str, what: str, done: int, total: int) -> None:

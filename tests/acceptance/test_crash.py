@@ -82,17 +82,16 @@ async def test_a_task_that_kills_its_worker_each_time_dies_in_the_end(documents:
 
 
 async def test_a_killed_daemon_leaves_no_child_behind(documents: Path) -> None:
-    async with Around(documents) as around:
-        async with running_daemon(**around.settings) as daemon:
-            await daemon.event("ready")
-            children = [os.pidfd_open(pid) for pid in _children_of(daemon.pid)]
-            daemon.signal(signal.SIGKILL)
+    async with Around(documents) as around, running_daemon(**around.settings) as daemon:
+        await daemon.event("ready")
+        children = [os.pidfd_open(pid) for pid in _children_of(daemon.pid)]
+        daemon.signal(signal.SIGKILL)
 
-            assert children
-            for child in children:
-                ended, _, _ = await asyncio.to_thread(select.select, [child], [], [], 10)
-                assert ended
-                os.close(child)
+        assert children
+        for child in children:
+            ended, _, _ = await asyncio.to_thread(select.select, [child], [], [], 10)
+            assert ended
+            os.close(child)
 
 
 def _children_of(parent: int) -> list[int]:
