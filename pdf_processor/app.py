@@ -1,10 +1,10 @@
-"""The composition root: the only module that builds the parts and joins them."""
+"""The composition root: joins the parts, starts them in order and stops them likewise."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from functools import partial
 from typing import Self
@@ -12,20 +12,14 @@ from typing import Self
 import structlog
 from redis.asyncio import Redis
 
+from pdf_processor import parts
 from pdf_processor.config import ConfigurationError, Settings
-from pdf_processor.download.downloader import Downloader
-from pdf_processor.download.object_store import ObjectStore
-from pdf_processor.download.url_policy import UrlPolicy
-from pdf_processor.embedding.providers import Providers, built_in
-from pdf_processor.ingest.client import IngestClient
 from pdf_processor.keys.inbox import KeyInbox
 from pdf_processor.keys.vault import KeyVault
-from pdf_processor.parser_pool import ParserPool
 from pdf_processor.pipeline import Pipeline
 from pdf_processor.provider_choice import HANDOFF, ProviderChoice
-from pdf_processor.queue.connection import check_server, connect
-from pdf_processor.queue.task_queue import CancelAnswer, TaskQueue, new_worker_id
-from pdf_processor.queue.task_status import StatusBoard
+from pdf_processor.queue.connection import check_server
+from pdf_processor.queue.task_queue import CancelAnswer
 from pdf_processor.recoverer import Recoverer
 from pdf_processor.rpc.api_key import ApiKeyServicer
 from pdf_processor.rpc.bridge import Bridge, LongCalls
@@ -107,13 +101,13 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings, enter = self._settings, stack.enter_async_context
-        redis, blocking = await enter(open_redis(settings))
+        redis, blocking = await enter(parts.open_redis(settings))
         await check_server(redis)
-        self._board = await enter(open_board(settings, redis))
-        self._queue = open_queue(settings, redis, blocking)
-        self._providers = await enter(open_providers(settings))
+        self._board = await enter(parts.open_board(settings, redis))
+        self._queue = parts.open_queue(settings, redis, blocking)
+        self._providers = await enter(parts.open_providers(settings))
         if settings.embedding_provider != HANDOFF:
-            check_provider(settings.embedding_provider, self._providers, "EMBEDDING_PROVIDER")
+            parts.check_provider(settings.embedding_provider, self._providers, "EMBEDDING_PROVIDER")
         await self._start_inbox(redis, stack)
         if Part.WORKER in self._parts:
             await self._start_worker(stack)
@@ -150,9 +144,9 @@ class Daemon:
                 key_timeout_seconds=settings.api_key_timeout_seconds,
             ),
             providers=self._providers,
-            parsers=await enter(open_parsers(settings)),
-            downloader=await enter(open_downloader(settings)),
-            ingest=await enter(open_ingest(settings)),
+            parsers=await enter(parts.open_parsers(settings)),
+            downloader=await enter(parts.open_downloader(settings)),
+            ingest=await enter(parts.open_ingest(settings)),
         )
         self._worker = Worker(
             queue=self._queue,
@@ -175,7 +169,7 @@ class Daemon:
                 self._board,
                 bridge,
                 long_calls,
-                retry_dead=partial(retry_dead, self._queue, self._board),
+                retry_dead=partial(parts.retry_dead, self._queue, self._board),
                 cancel=self._cancel,
             ),
         }
@@ -213,140 +207,6 @@ class Daemon:
         """Wish a task cancelled; of one that nobody works on it is true at once."""
         if await self._queue.cancel(task_id) is CancelAnswer.WAITS:
             await self._board.cancelled(task_id)
-
-
-async def retry_dead(queue: TaskQueue, board: StatusBoard, task_id: str) -> bool:
-    """Send a dead task back to the queue, and say so. False: it is not there."""
-    if not await queue.retry_dead(task_id):
-        return False
-    before = await board.read(task_id)
-    await board.queued(task_id, doc_id=before.doc_id)
-    return True
-
-
-# ------------------------------------------------- parts, for the daemon and the commands
-
-
-def open_redis(settings: Settings) -> AbstractAsyncContextManager[tuple[Redis, Redis]]:
-    """Return the two clients: for everything, and for the blocking move."""
-    return connect(settings.redis_url, password=settings.redis_password.get_secret_value())
-
-
-def open_board(settings: Settings, redis: Redis) -> StatusBoard:
-    """Return where the status of tasks stands."""
-    return StatusBoard(
-        redis, name=settings.redis_queue_name, ttl_seconds=settings.status_ttl_seconds
-    )
-
-
-def open_queue(settings: Settings, redis: Redis, blocking: Redis) -> TaskQueue:
-    """Return the queue, as a worker with an id of its own sees it."""
-    return TaskQueue(
-        redis,
-        blocking,
-        name=settings.redis_queue_name,
-        worker=new_worker_id(settings.pod_name),
-        pod_name=settings.pod_name,
-        lease_seconds=settings.lease_seconds,
-        max_attempts=settings.max_attempts,
-        retry_base_seconds=settings.retry_base_seconds,
-        retry_max_seconds=settings.retry_max_seconds,
-        done_ttl_seconds=settings.done_ttl_seconds,
-    )
-
-
-def open_providers(settings: Settings) -> Providers:
-    """Return all embedding providers."""
-    return Providers(
-        built_in(
-            openai_base_url=settings.openai_base_url,
-            openai_model=settings.openai_embedding_model,
-            gemini_base_url=settings.gemini_base_url,
-            gemini_model=settings.gemini_embedding_model,
-            local_model=settings.local_embedding_model,
-            dimension=settings.embedding_dimension,
-        )
-    )
-
-
-def open_parsers(settings: Settings, *, processes: int = 0) -> ParserPool:
-    """Return the parser children: as many as set, or `processes`."""
-    return ParserPool(
-        processes=processes or settings.parser_processes,
-        memory_bytes=settings.parser_memory_bytes,
-        parse_timeout_seconds=settings.parse_timeout_seconds,
-        page_timeout_seconds=settings.page_timeout_seconds,
-        max_pages=settings.max_pages,
-    )
-
-
-def check_provider(name: str, providers: Providers, setting: str = "--provider") -> None:
-    """Refuse a provider that nobody knows.
-
-    Raises:
-        ConfigurationError: with those that are known.
-    """
-    if name not in providers.names():
-        known = ", ".join(sorted(providers.names()))
-        raise ConfigurationError(f"{setting}={name} is unknown; known are {known}")
-
-
-def open_store(settings: Settings) -> ObjectStore:
-    """Return the bucket."""
-    try:
-        return ObjectStore(
-            bucket_name=settings.bucket_name,
-            endpoint=settings.bucket_endpoint,
-            access_key_id=settings.bucket_access_id.get_secret_value(),
-            secret_access_key=settings.bucket_access_key.get_secret_value(),
-            storage_type=settings.storage_type,
-        )
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-
-
-@asynccontextmanager
-async def open_downloader(settings: Settings) -> AsyncIterator[Downloader]:
-    """Have the downloader and its bucket ready."""
-    policy = _policy(settings)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings))
-        downloader = Downloader(
-            policy=policy,
-            store=store,
-            temp_dir=settings.temp_dir,
-            max_bytes=settings.max_file_bytes,
-        )
-        try:
-            await stack.enter_async_context(downloader)
-        except OSError as error:
-            raise ConfigurationError(
-                f"TEMP_DIR={settings.temp_dir} cannot be used: {error.strerror}"
-            ) from None
-        yield downloader
-
-
-def open_ingest(settings: Settings) -> IngestClient:
-    """Return the client of Go's ingest server."""
-    return IngestClient(
-        address=settings.go_grpc_ingest_addr,
-        stall_seconds=settings.ingest_stall_seconds,
-        auth_token=settings.ingest_auth_token,
-        tls_ca=settings.ingest_tls_ca,
-    )
-
-
-def _policy(settings: Settings) -> UrlPolicy:
-    try:
-        return UrlPolicy(
-            bucket_endpoint=settings.bucket_endpoint,
-            bucket_name=settings.bucket_name,
-            allowed_buckets=settings.allowed_buckets,
-            allowed_hosts=settings.allowed_download_hosts,
-            allow_file_urls=settings.allow_file_urls,
-        )
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
 
 
 def _tls(settings: Settings) -> Tls | None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from pdf_processor import app
+from pdf_processor import parts
 from pdf_processor.commands.output import open_console
 from pdf_processor.config import Settings
 from pdf_processor.queue.dead_letter import DeadLetter
@@ -71,10 +71,10 @@ async def show(settings: Settings, task_id: str) -> bool:
 
 async def retry(settings: Settings, task_id: str) -> bool:
     """Send one dead task back to the queue."""
-    async with app.open_redis(settings) as (redis, blocking):
-        queue = app.open_queue(settings, redis, blocking)
-        board = app.open_board(settings, redis)
-        revived = await app.retry_dead(queue, board, task_id)
+    async with parts.open_redis(settings) as (redis, blocking):
+        queue = parts.open_queue(settings, redis, blocking)
+        board = parts.open_board(settings, redis)
+        revived = await parts.retry_dead(queue, board, task_id)
     return _found(revived, task_id, done="back in the queue")
 
 
@@ -135,5 +135,5 @@ def _print_json(value: Any) -> None:
 
 @asynccontextmanager
 async def _queue(settings: Settings) -> AsyncIterator[TaskQueue]:
-    async with app.open_redis(settings) as (redis, blocking):
-        yield app.open_queue(settings, redis, blocking)
+    async with parts.open_redis(settings) as (redis, blocking):
+        yield parts.open_queue(settings, redis, blocking)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pdf_processor import app, config, logs
+from pdf_processor import app, config, logs, parts
 from pdf_processor.commands.output import open_console, open_output
 from pdf_processor.commands.status import follow
 from pdf_processor.config import Settings
@@ -147,10 +147,10 @@ async def _push(
     """Do what Go does: push a task for each file, then hand its key over. Id → name."""
     names: dict[str, str] = {}
     async with (
-        app.open_redis(settings) as (redis, blocking),
+        parts.open_redis(settings) as (redis, blocking),
         grpc.aio.insecure_channel(key_server, NO_PROXY) as channel,
     ):
-        queue = app.open_queue(settings, redis, blocking)
+        queue = parts.open_queue(settings, redis, blocking)
         keys = cognicore_pb2_grpc.APIKeyServiceStub(channel)
         for task_id, url in files.items():
             await queue.push(orjson.dumps({"task_id": task_id, "DocID": task_id, "URL": url}))
@@ -163,8 +163,8 @@ async def _push(
 
 async def _follow(settings: Settings, names: dict[str, str]) -> list[str]:
     """Show the tasks until they have ended; return a line for each that did not arrive."""
-    async with app.open_redis(settings) as (redis, _):
-        ended = await follow(app.open_board(settings, redis), names)
+    async with parts.open_redis(settings) as (redis, _):
+        ended = await follow(parts.open_board(settings, redis), names)
     return [
         f"{names[status.task_id]}: {status.error_code}: {status.error_message}"
         for status in ended.values()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from rich.text import Text
 
-from pdf_processor import app
+from pdf_processor import parts
 from pdf_processor.commands.demo import SAMPLE
 from pdf_processor.commands.output import open_console
 from pdf_processor.config import ConfigurationError, Settings
@@ -50,14 +50,14 @@ async def run(settings: Settings) -> bool:
 
 
 async def _redis(settings: Settings) -> str:
-    async with app.open_redis(settings) as (redis, blocking):
+    async with parts.open_redis(settings) as (redis, blocking):
         await check_server(redis)
-        counts = await app.open_queue(settings, redis, blocking).counts()
+        counts = await parts.open_queue(settings, redis, blocking).counts()
     return f"{counts.waiting} tasks wait in {settings.redis_queue_name}"
 
 
 async def _ingest(settings: Settings) -> str:
-    async with app.open_ingest(settings) as ingest:
+    async with parts.open_ingest(settings) as ingest:
         await ingest.check(INGEST_SECONDS)
     return f"{settings.go_grpc_ingest_addr} answers"
 
@@ -65,7 +65,7 @@ async def _ingest(settings: Settings) -> str:
 async def _bucket(settings: Settings) -> str:
     if not settings.bucket_name:
         return "no BUCKET_NAME is set, so s3:// URLs are refused"
-    async with app.open_store(settings) as store:
+    async with parts.open_store(settings) as store:
         await store.check()
     return f"{settings.bucket_name} can be read"
 
@@ -74,8 +74,8 @@ async def _embedder(settings: Settings) -> str:
     name = settings.embedding_provider
     if name == HANDOFF:
         return "provider and key come with each task, by ProvideAPIKey"
-    async with app.open_providers(settings) as providers:
-        app.check_provider(name, providers, "EMBEDDING_PROVIDER")
+    async with parts.open_providers(settings) as providers:
+        parts.check_provider(name, providers, "EMBEDDING_PROVIDER")
         choice = Choice(name, settings.service_keys.get(name))
         async with opened(providers, choice) as embedder:
             if embedder is None:
@@ -88,13 +88,13 @@ async def _embedder(settings: Settings) -> str:
 
 
 async def _parser(settings: Settings) -> str:
-    async with app.open_parsers(settings) as parsers, parsers.read(SAMPLE) as document:
+    async with parts.open_parsers(settings) as parsers, parsers.read(SAMPLE) as document:
         pages = [page async for page in document]
     return f"{settings.parser_processes} children, {len(pages)} pages of the sample read"
 
 
 async def _temp_dir(settings: Settings) -> str:
-    async with app.open_downloader(settings):
+    async with parts.open_downloader(settings):
         free = await asyncio.to_thread(shutil.disk_usage, settings.temp_dir)
     if free.free < settings.max_file_bytes:
         raise CheckFailed(

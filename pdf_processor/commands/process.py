@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from pdf_processor import app
+from pdf_processor import parts
 from pdf_processor.commands.output import open_output
 from pdf_processor.commands.progress import DocumentBars
 from pdf_processor.config import Settings
@@ -55,11 +55,11 @@ async def run(
     """Process each source; False if any failed, which is said on stderr."""
     with nullcontext(sys.stdout) if out == "-" else open_output(Path(out)) as target:
         async with (
-            app.open_downloader(settings) as downloader,
-            app.open_providers(settings) as providers,
-            app.open_parsers(settings, processes=1) as parsers,
+            parts.open_downloader(settings) as downloader,
+            parts.open_providers(settings) as providers,
+            parts.open_parsers(settings, processes=1) as parsers,
         ):
-            app.check_provider(provider, providers)
+            parts.check_provider(provider, providers)
             choice = Choice(provider, settings.service_keys.get(provider))
             work = Standalone(
                 downloader, parsers, providers, choice, options, output_format, target

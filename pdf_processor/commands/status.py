@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pdf_processor import app
+from pdf_processor import parts
 from pdf_processor.commands.progress import DocumentBars, describe
 from pdf_processor.config import Settings
 from pdf_processor.queue.task_queue import QueueCounts, TaskQueue
@@ -23,11 +23,11 @@ LOOK_SECONDS = 1.0
 
 async def run(settings: Settings, task_id: str, *, watch: bool, as_json: bool) -> bool:
     """Print the status of a task, or of the queue where `task_id` is empty; or follow it."""
-    async with app.open_redis(settings) as (redis, blocking):
+    async with parts.open_redis(settings) as (redis, blocking):
         if not task_id:
-            queue = app.open_queue(settings, redis, blocking)
+            queue = parts.open_queue(settings, redis, blocking)
             return await _queue(queue, watch=watch, as_json=as_json)
-        board = app.open_board(settings, redis)
+        board = parts.open_board(settings, redis)
         if not watch:
             _print(await board.read(task_id), as_json=as_json)
             return True

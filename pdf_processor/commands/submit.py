@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from pdf_processor import app
+from pdf_processor import parts
 from pdf_processor.commands.status import follow
 from pdf_processor.config import ConfigurationError, Settings
 from pdf_processor.download.object_store import ObjectStore
@@ -20,11 +20,11 @@ from pdf_processor.task_state import State
 async def run(settings: Settings, sources: list[str], *, watch: bool) -> bool:
     """Push a task for each source and print its id; follow them if asked."""
     async with (
-        app.open_redis(settings) as (redis, blocking),
-        app.open_store(settings) as store,
+        parts.open_redis(settings) as (redis, blocking),
+        parts.open_store(settings) as store,
     ):
-        queue = app.open_queue(settings, redis, blocking)
-        board = app.open_board(settings, redis)
+        queue = parts.open_queue(settings, redis, blocking)
+        board = parts.open_board(settings, redis)
         names: dict[str, str] = {}
         for source in sources:
             payload = await _payload(settings, source, store)
