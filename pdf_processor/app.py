@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from enum import StrEnum
@@ -212,6 +213,16 @@ class Daemon:
 def _tls(settings: Settings) -> Tls | None:
     if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
         return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.grpc_tls_cert, settings.grpc_tls_key)
+        if settings.grpc_tls_client_ca:
+            context.load_verify_locations(settings.grpc_tls_client_ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(
+            "GRPC_TLS_CERT, GRPC_TLS_KEY and GRPC_TLS_CLIENT_CA must be PEM files that fit "
+            f"together ({type(error).__name__})"
+        ) from None
     return Tls(settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
 
 

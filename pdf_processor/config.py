@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment and of `.env`.
 
-Every name stands in `.env.example` with a comment and its default. Only `app` hands
-values out of here; no other module knows `Settings`.
+Every name stands in `.env.example` with a comment and its default. Only the app and the
+commands know `Settings`; all else takes plain values.
 """
 
 from __future__ import annotations

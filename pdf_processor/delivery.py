@@ -15,13 +15,14 @@ from pdf_processor.errors import (
     InvalidTask,
     ProcessorError,
     ServiceCredentialsRejected,
+    StorageFull,
     WorkerCrashed,
 )
 from pdf_processor.ingest.client import Receipt
 from pdf_processor.logs import log_bug
 from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
-from pdf_processor.queue.task_queue import Exhausted, Lease, NotStarted, Retried, TaskQueue
-from pdf_processor.queue.task_status import State, StatusBoard, TaskReport
+from pdf_processor.queue.task_queue import Lease, NotStarted, TaskQueue
+from pdf_processor.queue.task_status import StatusBoard, TaskReport
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
 
@@ -36,7 +37,7 @@ class Desk:
     board: StatusBoard
     run: Callable[[Task, int, Slot, TaskReport], Awaitable[Receipt]]
     forget_key: Callable[[str], Awaitable[None]]
-    rest: Callable[[ServiceCredentialsRejected], None]
+    rest: Callable[[ProcessorError], None]
 
 
 class Delivery:
@@ -89,8 +90,10 @@ class Delivery:
             attempt=lease.attempt,
             worker=lease.worker,
         )
+        lease.report = report
         outcome = self._verdict_beforehand(lease) or await self._run(lease, report)
-        await _Settlement(lease, report, self._desk.forget_key).settle(outcome)
+        await self._desk.board.flush()  # so that what happened is told before how it ended
+        await _Settlement(lease, self._desk.forget_key).settle(outcome)
 
     def _verdict_beforehand(self, lease: Lease) -> Outcome | None:
         """Judge what is not to be run at all."""
@@ -121,6 +124,9 @@ class Delivery:
         except ServiceCredentialsRejected as error:
             self._desk.rest(error)
             return Released(error.message)
+        except StorageFull as error:  # this machine's trouble: let others have the tasks
+            self._desk.rest(error)
+            return Retry(error)
         except ProcessorError as error:
             return judge(error)
         except Exception as error:  # noqa: BLE001 - a bug costs an attempt, not the daemon
@@ -130,67 +136,55 @@ class Delivery:
 
 
 class _Settlement:
-    """Ends a lease by an outcome, and says so only if the lease still stood."""
+    """Ends a lease by an outcome; what follows happens only if the lease still stood."""
 
-    def __init__(
-        self, lease: Lease, report: TaskReport, forget_key: Callable[[str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, lease: Lease, forget_key: Callable[[str], Awaitable[None]]) -> None:
         self._lease = lease
-        self._report = report
         self._forget_key = forget_key
 
     async def settle(self, outcome: Outcome) -> None:
+        if self._lease.lost.is_set():
+            return
         match outcome:
             case Done(chunks):
                 await self._done(chunks)
-            case Retry(error):
+            case Retry(error) if not self._lease.last:
                 await self._retry(error)
-            case Dead(error):
+            case Retry(error) | Dead(error):
                 await self._dead(error)
             case Released(reason):
                 await self._release(reason)
             case Cancelled():
                 await self._drop()
-            case Lost():
-                pass
 
     async def _done(self, chunks: int) -> None:
         if await self._lease.ack():
             log.info("task succeeded", chunks=chunks)
-            await self._ended(State.SUCCEEDED)
+            await self._forget()
 
     async def _retry(self, error: ProcessorError) -> None:
-        match await self._lease.retry(error):
-            case Retried(seconds):
-                log.warning(
-                    "task failed, will retry",
-                    error_code=error.code,
-                    error=error.message,
-                    in_seconds=round(seconds, 1),
-                )
-                await self._report.settled(State.RETRYING, error)
-            case Exhausted():
-                await self._died(error)
+        if retried := await self._lease.retry(error):
+            log.warning(
+                "task failed, will retry",
+                error_code=error.code,
+                error=error.message,
+                in_seconds=round(retried.in_seconds, 1),
+            )
 
     async def _dead(self, error: ProcessorError) -> None:
         if await self._lease.dead_letter(error):
-            await self._died(error)
+            log.error("task died", error_code=error.code, error=error.message)
+            await self._forget()
 
     async def _release(self, reason: str) -> None:
         if await self._lease.release():
             log.info("task released", reason=reason)
-            await self._report.settled(State.QUEUED)
 
     async def _drop(self) -> None:
         if await self._lease.drop():
             log.info("task cancelled")
-            await self._ended(State.CANCELLED)
+            await self._forget()
 
-    async def _died(self, error: ProcessorError) -> None:
-        log.error("task died", error_code=error.code, error=error.message)
-        await self._ended(State.DEAD, error)
-
-    async def _ended(self, state: State, error: ProcessorError | None = None) -> None:
-        """It will not run again by itself: say so, and let go of its key."""
-        await self._report.settled(state, error)
+    async def _forget(self) -> None:
+        """Let go of the key: the task will not run again by itself."""
         await self._forget_key(self._lease.task.task_id)

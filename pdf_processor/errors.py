@@ -22,7 +22,8 @@ class ProcessorError(Exception):
         self, message: str | None = None, *, retry_after_seconds: float | None = None
     ) -> None:
         """Keep the message, or the class's own; `retry_after_seconds` is a peer's wish."""
-        self.message = message or inspect.cleandoc(type(self).__doc__ or self.code)
+        message = message or inspect.cleandoc(type(self).__doc__ or self.code)
+        self.message = message.encode(errors="replace").decode()  # a peer's words may be broken
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.message)
 

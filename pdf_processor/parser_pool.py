@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, cast
@@ -38,9 +38,9 @@ class ParserPool:
     Duties, in order:
     1. start the children, and wait until they have imported everything;
     2. lend a free one to each `read`, which waits while there is none;
-    3. take it back when the document ended, or kill and replace it in the background when
-       the document was left early, crashed it, hung in it, or used up its memory, and
-       after `documents_per_child` documents;
+    3. take it back as soon as the last page was taken, or kill and replace it in the
+       background when the document was left early, crashed it, hung in it, or used up its
+       memory, and after `documents_per_child` documents;
     4. on leaving, kill them all.
 
     What a child may say and how long it may take is `DocumentReader`'s business.
@@ -96,22 +96,39 @@ class ParserPool:
             ParseTimedOut, ParserCrashed, ParserOutOfMemory: on entering or while iterating.
             DocumentCorrupt, NoText: also while iterating.
         """
-        child = await self._free.get()
+        child = await self._lend()
+        taken_back = False
+
+        def take_back() -> None:
+            nonlocal taken_back
+            if not taken_back:
+                taken_back = True
+                self._take_back(child)
+
         try:
             reader = DocumentReader(
                 child,
                 parse_timeout_seconds=self._parse_timeout_seconds,
                 page_timeout_seconds=self._page_timeout_seconds,
+                on_end=take_back,
             )
             request = {"path": str(path), "ocr": ocr, "password": password}
             await reader.open({**request, "max_pages": self._max_pages})
             yield reader
         finally:
+            take_back()
+
+    async def _lend(self) -> _Child:
+        """A free child that lives; one that somebody killed meanwhile is replaced."""
+        while True:
+            child = await self._free.get()
+            if child.alive:
+                return child
             self._take_back(child)
 
     def _take_back(self, child: _Child) -> None:
         child.documents += 1
-        if child.idle and child.documents < self._documents_per_child:
+        if child.idle and child.alive and child.documents < self._documents_per_child:
             self._free.put_nowait(child)
             return
         child.kill()
@@ -157,12 +174,19 @@ class DocumentReader:
     info: DocumentInfo
 
     def __init__(
-        self, child: _Child, *, parse_timeout_seconds: float, page_timeout_seconds: float
+        self,
+        child: _Child,
+        *,
+        parse_timeout_seconds: float,
+        page_timeout_seconds: float,
+        on_end: Callable[[], None],
     ) -> None:
         self.warnings: list[str] = []
         self._child = child
         self._parse_timeout_seconds = parse_timeout_seconds
         self._page_timeout_seconds = page_timeout_seconds
+        self._on_end = on_end
+        self._ended = False
         self._waited_seconds = 0.0
         self._page = 0
 
@@ -176,13 +200,15 @@ class DocumentReader:
         return self
 
     async def __anext__(self) -> Page:
-        while not self._child.idle:
+        while not self._ended:
             name, *values = await self._frame(self._page_timeout_seconds)
             if name == frames.PAGE:
                 self._page = values[0]
                 return frames.decode_page(*values)
             if name == frames.DONE:
                 self.warnings = values[0]
+                self._ended = True
+                self._on_end()
         raise StopAsyncIteration
 
     async def _frame(self, limit_seconds: float) -> list[Any]:
@@ -242,6 +268,11 @@ class _Child:
                 start_new_session=True,
             )
         )
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended, as far as is known."""
+        return self._process.returncode is None
 
     async def ready(self) -> None:
         """Wait until the child has imported everything.

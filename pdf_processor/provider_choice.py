@@ -18,7 +18,6 @@ from pdf_processor.keys.inbox import KeyInbox
 from pdf_processor.task import Task
 
 HANDOFF = "handoff"
-NO_EMBEDDINGS = "none"
 
 Waiting = Callable[[], AbstractAsyncContextManager[None]]
 """Entered while a task waits for its key."""

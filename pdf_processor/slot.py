@@ -11,14 +11,14 @@ from typing import Self
 class Slot:
     """One task's claim on the semaphore of places.
 
-    Made holding its place. `lent()` gives the place away while the task only waits
-    (for its key); leaving the context queues for a place again. `close()` gives it back
-    for good.
+    Made holding its place, unless told otherwise. `lent()` gives the place away while the
+    task only waits (for its key); leaving the context queues for a place again. `close()`
+    gives it back for good.
     """
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
+    def __init__(self, places: asyncio.Semaphore, *, held: bool = True) -> None:
         self._places = places
-        self.held = True
+        self.held = held
 
     @classmethod
     async def acquire(cls, places: asyncio.Semaphore) -> Self:

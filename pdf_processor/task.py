@@ -120,7 +120,7 @@ class Task(BaseModel):
     @property
     def display_name(self) -> str:
         """`FileName`, or the last part of the URL's path. Never a path to open."""
-        return self.file_name or posixpath.basename(unquote(urlsplit(self.source).path))
+        return self.file_name or last_part(self.source)
 
     @staticmethod
     def id_of(payload: bytes) -> str:
@@ -146,6 +146,14 @@ class Task(BaseModel):
             return cls.model_validate_json(payload)
         except ValidationError as error:
             raise InvalidTask("The payload is not a task: " + _problems(error)) from None
+
+
+def last_part(url: str) -> str:
+    """Return the last part of a URL's path, decoded; "" where the URL cannot be read."""
+    try:
+        return posixpath.basename(unquote(urlsplit(url).path))
+    except ValueError:
+        return ""
 
 
 def _problems(error: ValidationError) -> str:

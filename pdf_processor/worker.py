@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from pdf_processor.delivery import Delivery, Desk
 from pdf_processor.ending import end
-from pdf_processor.errors import ServiceCredentialsRejected
+from pdf_processor.errors import ProcessorError
 from pdf_processor.ingest.client import Receipt
 from pdf_processor.logs import log_bug
 from pdf_processor.queue.task_queue import TaskQueue
@@ -19,12 +19,13 @@ from pdf_processor.slot import Slot
 from pdf_processor.task import Task
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 MAX_WAITING_FOR_KEYS = 1000
 """Tasks that may be held without a place in work, while they wait for their keys."""
 
-CREDENTIALS_PAUSE_SECONDS = 30.0
-"""How long intake rests after the service's own credentials were refused."""
+PAUSE_SECONDS = 30.0
+"""How long intake rests when no task is to blame: the service's credentials, a full disk."""
 
 SETTLE_SECONDS = 5.0
 """How long releasing may take at shutdown; with Redis away, leases run out instead."""
@@ -34,7 +35,7 @@ class Worker:
     """One process's share of the queue.
 
     Duties: take a task whenever a place in work is free; see each through as a `Delivery`;
-    rest when the service's own credentials are refused; when stopped, take no more, let
+    rest when the service itself is in trouble; when stopped, take no more, let
     what is in work go on up to the grace, and release the rest. Leaves the work itself to
     `run`, the lease's life to the recoverer.
     """
@@ -48,24 +49,25 @@ class Worker:
         forget_key: Callable[[str], Awaitable[None]],
         max_concurrent_tasks: int,
         grace_seconds: float,
-        credentials_pause_seconds: float = CREDENTIALS_PAUSE_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._queue = queue
         self._grace_seconds = grace_seconds
-        self._credentials_pause_seconds = credentials_pause_seconds
+        self._pause_seconds = pause_seconds
         self._places = asyncio.Semaphore(max_concurrent_tasks)
         self._holdable = asyncio.Semaphore(max_concurrent_tasks + MAX_WAITING_FOR_KEYS)
         self._desk = Desk(queue, board, run, forget_key, self._rest)
         self._deliveries: dict[asyncio.Task[None], Delivery] = {}
         self._rested = asyncio.Event()
         self._rested.set()
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, and then until everything that was taken is settled."""
         try:
             while not stop.is_set():
                 if await _unless(stop, self._room()):
-                    await self._take_one()
+                    await self._take_one(stop)
             await self._drain()
         finally:
             await end(*self._deliveries)
@@ -76,13 +78,14 @@ class Worker:
             pass
         return await self._rested.wait()
 
-    async def _take_one(self) -> None:
+    async def _take_one(self, stop: asyncio.Event) -> None:
         payload = await self._queue.take()
         if payload is None:
             return
         await self._holdable.acquire()
-        delivery = Delivery(self._desk, payload, await Slot.acquire(self._places))
-        if not self._rested.is_set():  # this take was under way when intake was paused
+        slot = await _unless(stop, Slot.acquire(self._places))
+        delivery = Delivery(self._desk, payload, slot or Slot(self._places, held=False))
+        if stop.is_set() or not self._rested.is_set():  # the take was under way
             delivery.give_up()
         job = asyncio.create_task(delivery.complete())
         self._deliveries[job] = delivery
@@ -92,18 +95,22 @@ class Worker:
         self._deliveries.pop(job).slot.close()
         self._holdable.release()
         if not job.cancelled() and (error := job.exception()):
-            log_bug("task left to the recoverer", error)
+            log_bug("task stays in flight until this worker ends", error)
 
-    def _rest(self, error: ServiceCredentialsRejected) -> None:
+    def _rest(self, error: ProcessorError) -> None:
         """Stop intake for a while: every task would fail alike."""
-        log.error(
-            "intake paused, the service's own credentials were refused",
-            error=error.message,
-            seconds=self._credentials_pause_seconds,
-        )
+        if self._rested.is_set():
+            log.error(
+                "intake paused",
+                error_code=error.code,
+                error=error.message,
+                seconds=self._pause_seconds,
+            )
         self._rested.clear()
+        if self._rest_timer:
+            self._rest_timer.cancel()
         loop = asyncio.get_running_loop()
-        loop.call_later(self._credentials_pause_seconds, self._rested.set)
+        self._rest_timer = loop.call_later(self._pause_seconds, self._rested.set)
 
     async def _drain(self) -> None:
         """Let what is in work go on up to the grace; release what waits, and then the rest."""
@@ -123,10 +130,12 @@ class Worker:
             await asyncio.wait(set(self._deliveries), timeout=timeout)
 
 
-async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, bool]) -> bool:
-    """Do a step, or give it up when `stop` is set; False: it was not done."""
+async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, T]) -> T | None:
+    """Do a step, or give it up when `stop` is set; None: it was not done."""
     doing = asyncio.create_task(step)
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await end(doing, stopping)
-    return not doing.cancelled() and doing.result()
+    try:
+        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(doing, stopping)
+    return None if doing.cancelled() else doing.result()

@@ -185,10 +185,13 @@ def _print_document(console: Console, document: ReceivedDocument) -> None:
     console.print(table)
     if len(sections) > MAX_SECTIONS_SHOWN:
         console.print(f"… and {len(sections) - MAX_SECTIONS_SHOWN} more sections")
+    vectors = (
+        f"vectors of {metadata.embedding_dimension} numbers made by "
+        f"{metadata.embedding_provider}/{metadata.embedding_model}"
+    )
     console.print(
         f"Arrived at the ingest server: {len(chunks)} chunks of {metadata.page_count} pages, "
-        f"vectors of {metadata.embedding_dimension} numbers made by "
-        f"{metadata.embedding_provider}/{metadata.embedding_model}.\n",
+        f"{vectors if metadata.embedding_provider else 'without vectors'}.\n",
         markup=False,
     )
 

@@ -12,7 +12,6 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
-from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -28,7 +27,7 @@ from pdf_processor.export import MarkdownWriter, SectionAssembler, chunk_record,
 from pdf_processor.parser_pool import ParserPool
 from pdf_processor.pipeline import embedded_chunks, opened
 from pdf_processor.provider_choice import Choice
-from pdf_processor.task import TaskOptions
+from pdf_processor.task import TaskOptions, last_part
 
 
 class Format(StrEnum):
@@ -166,8 +165,8 @@ def _shown(source: str) -> str:
 
 def _document_id(source: str) -> str:
     """A path's or URL's last part, without its ending and without a query."""
-    path = unquote(urlsplit(source).path) if "://" in source else source
-    return PurePosixPath(path).stem.encode(errors="replace").decode()
+    name = last_part(source) if "://" in source else source
+    return PurePosixPath(name).stem.encode(errors="replace").decode()
 
 
 def _local(path: Path) -> DownloadedFile:

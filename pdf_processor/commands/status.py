@@ -67,6 +67,10 @@ async def _queue(queue: TaskQueue, *, watch: bool, as_json: bool) -> bool:
     if not watch:
         _print_counts(counts, as_json=as_json)
         return True
+    while as_json:
+        _print_counts(counts, as_json=True)
+        await asyncio.sleep(LOOK_SECONDS)
+        counts = await queue.counts()
     with Live(_table(counts), console=Console(), auto_refresh=False) as live:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -85,7 +89,7 @@ def _print(status: TaskStatus, *, as_json: bool) -> None:
 
 def _print_counts(counts: QueueCounts, *, as_json: bool) -> None:
     if as_json:
-        print(orjson.dumps(asdict(counts)).decode())  # noqa: T201 - the output
+        print(orjson.dumps(asdict(counts)).decode(), flush=True)  # noqa: T201 - the output
     else:
         Console().print(_table(counts))
 

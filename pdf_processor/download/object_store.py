@@ -120,9 +120,10 @@ class ObjectStore:
             DownloadFailed, DownloadTimedOut: the storage cannot be reached.
             ServiceCredentialsRejected: the bucket is not there or may not be written.
         """
+        bucket = self._own_bucket()
         client = await self._connected()
         try:
-            await self._in_thread(partial(_upload, client, self._bucket_name, key, path))
+            await self._in_thread(partial(_upload, client, bucket, key, path))
         except ClientError as error:
             raise storage_errors.bucket_verdict(error, self._bucket_name) from None
         except BotoCoreError as error:
@@ -136,7 +137,12 @@ class ObjectStore:
             DownloadFailed, DownloadTimedOut: the storage cannot be reached.
             ServiceCredentialsRejected: it refuses, or a setting is missing.
         """
-        await self._head(self._bucket_name)
+        await self._head(self._own_bucket())
+
+    def _own_bucket(self) -> str:
+        if not self._bucket_name:
+            raise ServiceCredentialsRejected("The bucket cannot be used without BUCKET_NAME.")
+        return self._bucket_name
 
     async def _head(self, bucket: str) -> None:
         client = await self._connected()
@@ -169,7 +175,7 @@ class ObjectStore:
             return self._client
 
     def _require_settings(self) -> None:
-        needed = {"BUCKET_NAME": self._bucket_name}
+        needed = {}
         if self._in_path:
             needed["BUCKET_ENDPOINT"] = self._endpoint
             needed["BUCKET_ACCESS_ID"], needed["BUCKET_ACCESS_KEY"] = self._credentials

@@ -7,6 +7,7 @@ connects asks `UrlPolicy.allows_address` about the address itself, for every con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network, ip_address, ip_network
@@ -19,6 +20,9 @@ from pdf_processor.errors import DownloadForbidden
 
 FIRST_UNPRIVILEGED_PORT = 1024
 _WEB_PORTS = frozenset({80, 443})
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{2,62}")
+"""Anything else may be a login or a signature, and is not repeated."""
+
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, multicast, and Azure's
@@ -185,8 +189,9 @@ class UrlPolicy:
         if not bucket or not key:
             raise DownloadForbidden("An s3 URL must read s3://bucket/key.")
         if bucket not in self._buckets:
+            shown = f" {bucket!r}" if _BUCKET_NAME.fullmatch(bucket) else ""
             raise DownloadForbidden(
-                f"Bucket {bucket!r} is neither BUCKET_NAME nor one of ALLOWED_BUCKETS."
+                f"The bucket{shown} is neither BUCKET_NAME nor one of ALLOWED_BUCKETS."
             )
         return S3Object(bucket=bucket, key=key)
 

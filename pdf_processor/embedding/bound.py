@@ -18,6 +18,7 @@ from pdf_processor.embedding.provider import Provider
 from pdf_processor.errors import (
     EmbeddingInvalid,
     EmbeddingRateLimited,
+    EmbeddingRejected,
     EmbeddingUnavailable,
     ProcessorError,
 )
@@ -25,6 +26,9 @@ from pdf_processor.errors import (
 logger = structlog.get_logger()
 
 Sleep = Callable[[float], Awaitable[None]]
+
+MAX_CHARACTERS_PER_TOKEN = 32
+"""No text of a language has so many on average."""
 
 MAX_TRIES = 4
 MAX_WAIT_SECONDS = 30.0
@@ -75,6 +79,7 @@ class BoundEmbedder:
         if not texts:
             return []
         await self._provider.prepare()
+        self._refuse_absurd(texts)
         tries = 0
         while True:
             tries += 1
@@ -92,6 +97,14 @@ class BoundEmbedder:
                 pause_seconds=round(pause, 2),
             )
             await self._sleep(pause)
+
+    def _refuse_absurd(self, texts: Sequence[str]) -> None:
+        """Refuse what cannot fit, before anybody counts the tokens of megabytes."""
+        longest = MAX_CHARACTERS_PER_TOKEN * self.limits.max_tokens_per_text
+        if any(len(text) > longest for text in texts):
+            raise EmbeddingRejected(
+                f"A text is too long: {self.model} reads {self.limits.max_tokens_per_text} tokens"
+            )
 
     async def _call(self, texts: Sequence[str]) -> list[Vector] | ProcessorError:
         """Return an error instead of raising it: raised here, it would drag along the SDK's."""

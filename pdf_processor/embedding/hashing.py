@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import re
@@ -50,7 +51,7 @@ class HashingProvider(Provider):
         api_key: SecretStr | None,  # noqa: ARG002 -- none is needed
     ) -> Sequence[Sequence[float]]:
         """Return one vector of length 1 for each text."""
-        return [_vector(text) for text in texts]
+        return await asyncio.to_thread(lambda: [_vector(text) for text in texts])
 
 
 def _vector(text: str) -> list[float]:

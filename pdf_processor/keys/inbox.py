@@ -16,7 +16,7 @@ from typing import Protocol, Self
 import structlog
 from pydantic import SecretStr
 
-from pdf_processor.errors import KeyNotDelivered
+from pdf_processor.errors import InternalError, KeyNotDelivered
 
 log = structlog.get_logger()
 
@@ -26,6 +26,10 @@ class KeyNotKept(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
+
+
+class KeysOutOfReach(InternalError):
+    """Nobody can tell whether a key was handed over: Redis is out of reach."""
 
 
 class InboxClosed(KeyNotDelivered):
@@ -117,11 +121,18 @@ class KeyInbox:
             KeyNotDelivered: no key came in time.
             InboxClosed: the inbox closed meanwhile.
             KeyUnreadable: a key is there, sealed with a secret unknown here.
+            KeysOutOfReach: it is not known whether a key is there.
         """
         deadline = self._loop.time() + timeout_seconds
         while not self._closed:
             remaining = deadline - self._loop.time()
-            key = await self._look_or_wait(task_id, remaining)
+            try:
+                key = await self._look_or_wait(task_id, remaining)
+            except KeysOutOfReach:
+                if remaining <= 0:
+                    raise
+                await asyncio.sleep(min(remaining, self._store.look_again_seconds))
+                continue
             if key is not None:
                 return key
             if remaining <= 0:

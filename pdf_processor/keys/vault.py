@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from pdf_processor.ending import end
-from pdf_processor.keys.inbox import ApiKey, KeptKey, KeyNotKept
+from pdf_processor.keys.inbox import ApiKey, KeptKey, KeyNotKept, KeysOutOfReach
 from pdf_processor.keys.sealer import KeySealer
 from pdf_processor.outage import Outage
 
@@ -86,22 +86,23 @@ class KeyVault:
             raise KeyNotKept from None
         try:
             future.result(2 * REPLY_SECONDS)
-        except (RedisError, TimeoutError, CancelledError):
+        except (RedisError, OSError, TimeoutError, CancelledError):
             future.cancel()
             message = "The API key could not be kept, Redis is out of reach: provide it again"
             raise KeyNotKept(message) from None
 
     async def get(self, task_id: str) -> KeptKey | None:
-        """Open the newest key; None also while Redis is out of reach: look again.
+        """Open the newest key; None where there is none.
 
         Raises:
+            KeysOutOfReach: Redis did not answer.
             KeyUnreadable: it was sealed with a secret unknown here, or for another task.
         """
         try:
             async with asyncio.timeout(REPLY_SECONDS):
                 answer = await self._redis.getex(self._prefix + task_id, ex=self._ttl_seconds)
-        except (RedisError, TimeoutError):
-            return None
+        except (RedisError, OSError, TimeoutError):
+            raise KeysOutOfReach from None
         if answer is None:
             return None
         sealed = cast("bytes", answer)
@@ -112,7 +113,7 @@ class KeyVault:
         try:
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._delete(keys=[self._prefix + task_id], args=[delivery])
-        except (RedisError, TimeoutError):
+        except (RedisError, OSError, TimeoutError):
             log.warning("key not deleted, it stays until it expires", task_id=task_id)
 
     async def _store(self, task_id: str, sealed: bytes) -> None:

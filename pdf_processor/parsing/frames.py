@@ -34,8 +34,11 @@ LENGTH: Final = struct.Struct(">I")
 
 
 def encode(*items: Any) -> bytes:
-    """One frame, ready to be written."""
-    body = orjson.dumps(items)
+    """One frame, ready to be written; texts may hold lone surrogates, which JSON cannot."""
+    try:
+        body = orjson.dumps(items)
+    except TypeError:
+        body = orjson.dumps(_without_surrogates(items))
     return LENGTH.pack(len(body)) + body
 
 
@@ -60,14 +63,14 @@ def read_frame(stream: BinaryIO) -> list[Any] | None:
 
 
 def encode_page(page: Page) -> bytes:
-    """The frame of a page; texts may hold lone surrogates, which JSON cannot."""
-    packed = [_pack(element) for element in page.elements]
-    try:
-        return encode(PAGE, page.number, packed)
-    except TypeError:
-        for item in packed:
-            item[1] = item[1].encode("utf-8", "replace").decode("utf-8")
-        return encode(PAGE, page.number, packed)
+    """The frame of a page."""
+    return encode(PAGE, page.number, [_pack(element) for element in page.elements])
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return [_without_surrogates(it) for it in value] if isinstance(value, list | tuple) else value
 
 
 def decode_page(number: int, packed: list[Any]) -> Page:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
@@ -30,6 +30,8 @@ OLDEST_SERVER = (6, 2)
 BLOCK_SECONDS = 1
 BLOCKING_TIMEOUT_SECONDS = 7
 TIMEOUT_SECONDS = 5
+MAX_CONNECTIONS = 64
+"""Whoever finds none free waits for one; a thousand waiters for keys need not have one each."""
 
 PASSING_TROUBLE = (
     RedisConnectionError,
@@ -40,6 +42,9 @@ PASSING_TROUBLE = (
     OSError,
 )
 """What passes by itself: Redis restarts, fails over, or is full for the moment."""
+
+PASSING_REFUSALS = ("NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH", "WRONGPASS")
+"""What passes by itself or by the operator, so that what is held had better wait for it."""
 
 
 class QueueUnavailable(Exception):
@@ -61,8 +66,15 @@ async def connect(url: str, *, password: str = "") -> AsyncIterator[tuple[Redis,
     shared: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
     if password:
         shared["password"] = password
+    pool: Any = BlockingConnectionPool.from_url(
+        url,
+        **shared,
+        socket_timeout=TIMEOUT_SECONDS,
+        max_connections=MAX_CONNECTIONS,
+        timeout=TIMEOUT_SECONDS,
+    )
     async with (
-        Redis.from_url(url, **shared, socket_timeout=TIMEOUT_SECONDS) as redis,
+        Redis.from_pool(pool) as redis,
         Redis.from_url(
             url, **shared, socket_timeout=BLOCKING_TIMEOUT_SECONDS, max_connections=1
         ) as blocking,
@@ -95,6 +107,10 @@ def translated() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise _unavailable(error) from None
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, PASSING_TROUBLE) or str(error).startswith(PASSING_REFUSALS)
 
 
 def _unavailable(error: Exception) -> QueueUnavailable:
@@ -130,10 +146,10 @@ class Scripts:
         while True:
             try:
                 answer = await self._run(script, keys, args)
-            except PASSING_TROUBLE as error:
+            except (RedisError, OSError) as error:
+                if not _passes(error):
+                    raise _unavailable(error) from None
                 await asyncio.sleep(self._outage.failed("settle", _unavailable(error)))
-            except RedisError as error:
-                raise _unavailable(error) from None
             else:
                 self._outage.passed("settle")
                 return answer

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,6 +16,7 @@ from pdf_processor.queue.connection import Scripts
 from pdf_processor.queue.dead_letter import DeadLetter
 from pdf_processor.queue.protocol import QueueKeys
 from pdf_processor.task import Task
+from pdf_processor.task_state import State
 
 log = structlog.get_logger()
 
@@ -40,9 +41,11 @@ class Retried:
     in_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The task had its last attempt, and is dead."""
+class Report(Protocol):
+    """Says how a delivery ends."""
+
+    def ending(self, state: State, error: ProcessorError | None = None) -> bytes:
+        """Return the status that the script which settles the lease is to write."""
 
 
 class Lease:
@@ -72,6 +75,8 @@ class Lease:
         self.task = task
         self.attempt = started
         self.worker = worker
+        self.report: Report | None = None
+        """Where it is said how the lease ends."""
         self.lost = asyncio.Event()
         self.cancelled = asyncio.Event()
         self._ended = False
@@ -88,17 +93,21 @@ class Lease:
         """The task took its whole worker down as often as it may, and at least twice."""
         return self._crashed >= max(2, self._terms.max_attempts)
 
+    @property
+    def last(self) -> bool:
+        """One more failure, and the task is dead."""
+        return self._failed + 1 >= self._terms.max_attempts
+
     async def ack(self) -> bool:
         """The task is done. False: the lease was lost, nothing was written."""
         keys = [self._keys.done(self.task.task_id), self._keys.cancel(self.task.task_id)]
-        return await self._settle(protocol.ACK, keys, [self._terms.done_ttl_seconds]) > 0
+        args = [self._terms.done_ttl_seconds, self._ending(State.SUCCEEDED)]
+        return await self._settle(protocol.ACK, keys, args) > 0
 
-    async def retry(self, error: ProcessorError) -> Retried | Exhausted | None:
-        """The attempt failed. None: the lease was lost, nothing was written."""
-        if self._failed + 1 >= self._terms.max_attempts:
-            return Exhausted() if await self.dead_letter(error) else None
+    async def retry(self, error: ProcessorError) -> Retried | None:
+        """The attempt failed, and was not the `last`. None: the lease was lost."""
         seconds = self._delay(error)
-        args = [round(seconds * 1000)]
+        args = [round(seconds * 1000), self._ending(State.RETRYING, error)]
         answer = await self._settle(protocol.RETRY, [self._keys.delayed], args)
         return Retried(seconds) if answer else None
 
@@ -107,18 +116,23 @@ class Lease:
         attempts = self.attempt - 1 if self.worn_out else self.attempt
         letter = DeadLetter.of_task(self._payload, error, attempts=attempts, worker=self.worker)
         keys = [self._keys.dead, self._keys.cancel(self.task.task_id)]
-        answer = await self._settle(protocol.DEAD, keys, [letter.to_json(), protocol.LETTERS_KEPT])
+        args = [letter.to_json(), protocol.LETTERS_KEPT, self._ending(State.DEAD, error)]
+        answer = await self._settle(protocol.DEAD, keys, args)
         warn_of_dropped_letters(answer - 1, "dead")
         return answer > 0
 
     async def drop(self) -> bool:
         """The task was cancelled: it is in no list any more. False: the lease was lost."""
         keys = [self._keys.cancel(self.task.task_id)]
-        return await self._settle(protocol.DROP, keys, []) > 0
+        return await self._settle(protocol.DROP, keys, [self._ending(State.CANCELLED)]) > 0
 
     async def release(self) -> bool:
         """Give the task back, uncounted, to the head of the queue. False: the lease was lost."""
-        return await self._settle(protocol.RELEASE, [self._keys.waiting], []) > 0
+        args = [self._ending(State.QUEUED)]
+        return await self._settle(protocol.RELEASE, [self._keys.waiting], args) > 0
+
+    def _ending(self, state: State, error: ProcessorError | None = None) -> bytes:
+        return self.report.ending(state, error) if self.report else b""
 
     async def _settle(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> int:
         if self.lost.is_set():
@@ -131,6 +145,7 @@ class Lease:
                 self._keys.attempts,
                 self._keys.settled(self._nonce),
                 *keys,
+                self._keys.status(self.task.task_id),
             ],
             [
                 self._payload,

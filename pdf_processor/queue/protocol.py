@@ -215,10 +215,23 @@ return {'started', started + 1, failed}
 _SETTLE = (
     _COUNTS
     + """
--- KEYS[1] taken list, [2] running, [3] attempts, [4] settled
--- ARGV[1] payload, [2] task id, [3] nonce and worker, [4] seconds to remember
+-- KEYS[1] taken list, [2] running, [3] attempts, [4] settled; the last is status
+-- ARGV[1] payload, [2] task id, [3] nonce and worker, [4] seconds to remember; the last is the
+--     status to write and publish, as JSON, or ''
 -- returns 1 (and more, where it says so), or 0: the lease was lost, nothing was written
 local payload, id, token = ARGV[1], ARGV[2], ARGV[3]
+local function say()
+  if ARGV[#ARGV] == '' then return end
+  local status, fields = cjson.decode(ARGV[#ARGV]), {}
+  for name, value in pairs(status.fields) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  local written = redis.pcall('HSET', KEYS[#KEYS], unpack(fields))
+  if type(written) == 'table' then return end
+  redis.call('EXPIRE', KEYS[#KEYS], status.ttl)
+  redis.call('PUBLISH', status.channel, status.event)
+end
 local function settle(verb, move)
   local before = redis.call('GET', KEYS[4])
   if before then return before == verb and 1 or 0 end
@@ -228,6 +241,7 @@ local function settle(verb, move)
   local more = move()
   redis.call('HDEL', KEYS[2], id)
   redis.call('SET', KEYS[4], verb, 'EX', ARGV[4])
+  say()
   return 1 + (more or 0)
 end
 """
@@ -320,14 +334,24 @@ return 1 + math.max(0, length - ARGV[3])
 # ------------------------------------------------------------- delayed and dead tasks
 
 CANCEL = """
--- Wish a task cancelled, unless it has ended.
--- KEYS[1] running, [2] status, [3] cancel
+-- Wish a task cancelled, unless it has ended. One that is delayed is gone at once: a wish
+-- would outlive it, and meet the next task of its name.
+-- KEYS[1] running, [2] status, [3] cancel, [4] delayed, [5] attempts
 -- ARGV[1] task id, [2] seconds to keep the wish
 -- returns runs: its worker will hear of it; waits: it will not start; or ended
 local state = redis.pcall('HGET', KEYS[2], 'state')
 local ended = {SUCCEEDED = true, DEAD = true, CANCELLED = true}
 local answer = redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 and 'runs'
   or type(state) == 'string' and ended[state] and 'ended' or 'waits'
+if answer == 'waits' then
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+    if member:sub(1, #ARGV[1] + 1) == ARGV[1] .. '\\n' then
+      redis.call('ZREM', KEYS[4], member)
+      redis.call('HDEL', KEYS[5], ARGV[1])
+      return answer
+    end
+  end
+end
 if answer ~= 'ended' then redis.call('SET', KEYS[3], '1', 'EX', ARGV[2]) end
 return answer
 """
@@ -364,34 +388,36 @@ return 1
 
 WRITE_STATUS = """
 -- Write statuses and publish them, but only those whose writer still has a say: the first of
--- a delivery always; its later ones while the task runs under that worker; `QUEUED` for a
+-- a delivery while its worker has the task; its later ones while the status says that it runs
+-- under that worker; `QUEUED` for a
 -- task that nobody works on and that is not done; `CANCELLED` for one that nobody works on
 -- and that has not ended. A key that is no hash is left alone.
--- KEYS[n] status of the n-th
--- ARGV[1] seconds to keep, [2] channel, [3] field names; then for each four: `begin`,
---     `change`, `queue` or `cancel`; worker; event; values
+-- KEYS[n] status of the n-th; the last is running
+-- ARGV[1] seconds to keep, [2] channel, [3] field names; then for each five: `begin`,
+--     `change`, `queue` or `cancel`; worker; task id; event; values
 -- returns how many were written
 local names, written = cjson.decode(ARGV[3]), 0
 local runs = {WAITING_FOR_KEY = true, DOWNLOADING = true, PROCESSING = true}
 local over = {DEAD = true, CANCELLED = true, QUEUED = true}
 local idle = {QUEUED = true, RETRYING = true}
-for n, key in ipairs(KEYS) do
-  local mode, worker = ARGV[4 * n], ARGV[4 * n + 1]
+for n = 1, #KEYS - 1 do
+  local key, mode, worker = KEYS[n], ARGV[5 * n - 1], ARGV[5 * n]
+  local run = redis.call('HGET', KEYS[#KEYS], ARGV[5 * n + 1])
   local old = redis.pcall('HMGET', key, 'state', 'worker')
   local state = old[1]
-  local may = mode == 'begin'
-    or not state
+  local may = (mode == 'begin' and run and run:match('^%S+ (.*)$') == worker)
+    or (mode ~= 'begin' and not state)
     or (mode == 'change' and runs[state] and old[2] == worker)
     or (mode == 'queue' and over[state])
     or (mode == 'cancel' and idle[state])
   if may and not old.err then
     local fields = {}
-    for i, value in ipairs(cjson.decode(ARGV[4 * n + 3])) do
+    for i, value in ipairs(cjson.decode(ARGV[5 * n + 3])) do
       fields[2 * i - 1], fields[2 * i] = names[i], value
     end
     redis.call('HSET', key, unpack(fields))
     redis.call('EXPIRE', key, ARGV[1])
-    redis.call('PUBLISH', ARGV[2], ARGV[4 * n + 2])
+    redis.call('PUBLISH', ARGV[2], ARGV[5 * n + 2])
     written = written + 1
   end
 end

@@ -26,7 +26,7 @@ from pdf_processor.queue.connection import (
     translated,
 )
 from pdf_processor.queue.dead_letter import DeadLetter
-from pdf_processor.queue.lease import Exhausted, Lease, Retried, Terms, warn_of_dropped_letters
+from pdf_processor.queue.lease import Lease, Retried, Terms, warn_of_dropped_letters
 from pdf_processor.queue.letters import Letters
 from pdf_processor.queue.lost_workers import LostWorkers
 from pdf_processor.queue.protocol import QueueKeys
@@ -34,7 +34,6 @@ from pdf_processor.task import Task
 
 __all__ = [
     "CancelAnswer",
-    "Exhausted",
     "Lease",
     "NotStarted",
     "QueueCounts",
@@ -189,11 +188,11 @@ class TaskQueue:
     # -------------------------------------------------------------------- deliveries
 
     async def take(self) -> bytes | None:
-        """Take the next payload, or None after two seconds without one.
+        """Take the next payload, or None after a second without one.
 
         Never cancel this: the move may have happened, and the payload would lie in this
         worker's list until the worker ends. Waits out an outage of Redis in steps of at
-        most the same two seconds.
+        most the same second.
         """
         if not await self._lease_stands():
             return None
@@ -305,6 +304,7 @@ class TaskQueue:
     async def cancel(self, task_id: str) -> CancelAnswer:
         """Wish a task cancelled, within a day from now; what has ended stays as it is."""
         keys = [self.keys.running, self.keys.status(task_id), self.keys.cancel(task_id)]
+        keys += [self.keys.delayed, self.keys.attempts]
         answer: bytes = await self._scripts.once(protocol.CANCEL, keys, [task_id, CANCEL_SECONDS])
         return CancelAnswer(answer.decode())
 

@@ -119,6 +119,17 @@ class StatusBoard:
             before = await self.read(task_id)
             await self._send([_Entry("cancel", entered(before, State.CANCELLED))])
 
+    def ending(self, status: TaskStatus) -> bytes:
+        """Return a status as the scripts that settle a lease take it; for reports."""
+        return orjson.dumps(
+            {
+                "ttl": self._ttl_seconds,
+                "channel": self._keys.events,
+                "event": status.to_event().decode(),
+                "fields": dict(zip(HASH_FIELDS, status.to_hash(), strict=True)),
+            }
+        )
+
     def put(self, mode: Mode, status: TaskStatus) -> _Entry:
         """Have a status written soon; for reports."""
         entry = _Entry(mode, status)
@@ -131,6 +142,10 @@ class StatusBoard:
             await self._wanted.wait()
             self._wanted.clear()
             await asyncio.sleep(await self._write())
+
+    async def flush(self) -> None:
+        """Write at once what is in the outbox; what cannot be written now stays in it."""
+        await self._write()
 
     async def _write(self) -> float:
         """Write what is in the outbox; return the seconds to pause."""
@@ -152,8 +167,9 @@ class StatusBoard:
         for entry in batch:
             entry.sent = True
             status = entry.status
-            args += [entry.mode, status.worker, status.to_event(), orjson.dumps(status.to_hash())]
-        keys = [self._keys.status(entry.status.task_id) for entry in batch]
+            args += [entry.mode, status.worker, status.task_id]
+            args += [status.to_event(), orjson.dumps(status.to_hash())]
+        keys = [self._keys.status(entry.status.task_id) for entry in batch] + [self._keys.running]
         await self._scripts.once(protocol.WRITE_STATUS, keys, args)
 
     # ----------------------------------------------------------------------- reading
@@ -209,7 +225,7 @@ class StatusBoard:
 class TaskReport:
     """What one delivery of a task says about itself. Every call returns at once.
 
-    After `settled` nothing is reported any more, however late progress comes.
+    After `ending` nothing is reported any more, however late progress comes.
     """
 
     def __init__(self, board: StatusBoard, begin: TaskStatus) -> None:
@@ -234,11 +250,14 @@ class TaskReport:
         else:
             self._entry.status = self._status
 
-    async def settled(self, state: State, error: ProcessorError | None = None) -> None:
-        """Say how this delivery ended: a final state, `RETRYING`, or `QUEUED` if released."""
-        if not self._settled:
-            self._enter(entered(self._status, state, error))
-            self._settled = True
+    def ending(self, state: State, error: ProcessorError | None = None) -> bytes:
+        """Return how this delivery ends, for the script that settles its lease to write.
+
+        A final state, `RETRYING`, or `QUEUED` if released. Written with the fact itself, it
+        is never told too early, nor lost with the worker.
+        """
+        self._settled = True
+        return self._board.ending(entered(self._status, state, error))
 
     def _enter(self, status: TaskStatus) -> None:
         mode: Mode = "begin" if self._entry is None else "change"

@@ -70,7 +70,10 @@ class TaskServicer(cognicore_pb2_grpc.TaskServiceServicer):
     def CancelTask(  # noqa: N802, the proto's name
         self, request: pb.TaskRequest, context: grpc.ServicerContext
     ) -> pb.TaskStatus:
-        """Wish a task to end; return its status, in which the wish may not show yet."""
+        """Wish a task to end; return its status, in which the wish may not show yet.
+
+        What has ended stays as it is; pushed again, it can be cancelled once it is taken.
+        """
         with answering("CancelTask", context):
             _check(request)
             return self._bridge.wait(self._cancel_and_read(request.task_id), context)

@@ -71,9 +71,23 @@ async def test_a_delayed_task_can_be_cancelled(system: System) -> None:
     await system.client.cancel(task_id)
 
     await system.reached(task_id, "CANCELLED")
-    await system.daemon.event("task not started", task_id=task_id, reason="cancelled")
     assert await is_nowhere(system, task_id)
     assert len(system.go.of("delayed")) == 1
+
+
+async def test_cancelled_while_delayed_its_next_life_is_the_one_that_was_pushed(
+    system: System,
+) -> None:
+    system.go.answer("delayed-twice", (grpc.StatusCode.UNAVAILABLE, "not now"))
+    task_id = await system.push(DocID="delayed-twice")
+    await system.reached(task_id, "RETRYING")
+    await system.client.cancel(task_id)
+    await system.reached(task_id, "CANCELLED")
+
+    await system.push(task_id=task_id, DocID="its-next-life")
+
+    await system.reached(task_id, "SUCCEEDED")
+    assert [stream.ending for stream in system.go.of("its-next-life")]
 
 
 async def test_a_task_cancelled_before_it_is_pushed_does_not_start(system: System) -> None:

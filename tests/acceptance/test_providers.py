@@ -64,9 +64,7 @@ async def test_the_services_own_wrong_key_pauses_intake_and_costs_no_task(docume
     async with running_system(documents, **settings) as system:
         task_id = await system.push(provider="")
 
-        said = await system.daemon.event(
-            "intake paused, the service's own credentials were refused", level="error"
-        )
+        said = await system.daemon.event("intake paused", level="error")
         event = await system.reached(task_id, "QUEUED")
 
         assert WRONG_KEY not in said["error"]

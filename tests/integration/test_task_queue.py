@@ -23,7 +23,6 @@ from pdf_processor.queue.connection import ServerTooOld, check_server, connect
 from pdf_processor.queue.lease import Lease
 from pdf_processor.queue.protocol import QueueKeys
 from pdf_processor.queue.task_queue import (
-    Exhausted,
     NotStarted,
     QueueUnavailable,
     Retried,
@@ -200,12 +199,14 @@ async def test_the_longest_pause_has_a_limit(new_queue: NewQueue) -> None:
 async def test_the_fifth_failure_is_the_last(redis: Any, queue: TaskQueue) -> None:
     lease = await begin(queue, payload())
     for _ in range(4):
+        assert not lease.last
         assert isinstance(await lease.retry(DownloadFailed()), Retried)
         await make_due(redis)
         await queue.forward_due()
         lease = await begin(queue)
     assert lease.attempt == 5
-    assert await lease.retry(DownloadFailed("The server said 503.")) == Exhausted()
+    assert lease.last
+    assert await lease.dead_letter(DownloadFailed("The server said 503."))
     [letter] = await queue.dead_letters()
     assert (letter.error_code, letter.error_message) == ("DOWNLOAD_FAILED", "The server said 503.")
     assert letter.attempts == 5
@@ -794,7 +795,7 @@ async def test_a_dead_task_is_retried_with_fresh_attempts(redis: Any, queue: Tas
         await make_due(redis)
         await queue.forward_due()
         lease = await begin(queue)
-    await lease.retry(DownloadFailed())
+    await lease.dead_letter(DownloadFailed())
     assert await queue.retry_dead("t-1")
     assert await queue.dead_letters() == []
     lease = await begin(queue)

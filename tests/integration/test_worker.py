@@ -100,7 +100,7 @@ async def working(redis, new_queue, *, places: int = 2, grace: float = 10, pause
             forget_key=bench.forget,
             max_concurrent_tasks=places,
             grace_seconds=grace,
-            credentials_pause_seconds=pause,
+            pause_seconds=pause,
         )
         settled = asyncio.Event()
         recovering = asyncio.create_task(Recoverer(queue, lease_seconds=2.0).run(settled))
@@ -132,6 +132,22 @@ async def test_a_failure_that_may_pass_is_tried_again_and_keeps_its_key(redis, n
         assert bench.documents.attempts == {"a": [1, 2]}
         assert bench.forgotten == []
         bench.documents.end("a")
+
+
+async def test_a_status_says_how_it_ended_from_the_moment_it_is_settled(
+    redis, new_queue, monkeypatch
+):
+    """Though the worker dies the next moment, and writes nothing any more."""
+    async with working(redis, new_queue) as bench:
+        await bench.push("a")
+        await bench.begun()
+        await bench.reached("a", State.PROCESSING)
+        monkeypatch.setattr(bench.board, "_send", None)
+        async with aclosing(bench.board.watch("a")) as changes:
+            assert (await anext(changes)).state is State.PROCESSING
+            bench.documents.end("a")
+            assert (await anext(changes)).state is State.SUCCEEDED
+        monkeypatch.undo()
 
 
 async def test_a_failure_for_good_is_dead_at_once(redis, new_queue):
