@@ -41,6 +41,7 @@ async def test_each_wrong_setting_has_a_line_and_secrets_are_masked() -> None:
 UNUSABLE = {
     "open to all": ({"GRPC_BIND": "0.0.0.0"}, ["GRPC_AUTH_TOKEN", "GRPC_ALLOW_INSECURE"]),
     "half of TLS": ({"GRPC_TLS_CERT": __file__}, ["GRPC_TLS_KEY"]),
+    "no PEM": ({"GRPC_TLS_CERT": __file__, "GRPC_TLS_KEY": __file__}, ["GRPC_TLS_CERT"]),
     "no OpenAI key": ({"EMBEDDING_PROVIDER": "openai"}, ["OPENAI_API_KEY"]),
     "no Gemini key": ({"EMBEDDING_PROVIDER": "gemini"}, ["GEMINI_API_KEY"]),
     "unknown provider": ({"EMBEDDING_PROVIDER": "nobody"}, ["EMBEDDING_PROVIDER", "openai"]),

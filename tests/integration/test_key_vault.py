@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pdf_processor.errors import KeyNotDelivered, KeyUnreadable
-from pdf_processor.keys.inbox import ApiKey, KeyInbox, KeyNotKept
+from pdf_processor.keys.inbox import ApiKey, KeyInbox, KeyNotKept, KeysOutOfReach
 from pdf_processor.keys.vault import KeyVault
 
 CANARY = "sk-canary-4711"
@@ -193,8 +193,18 @@ async def test_a_key_that_redis_cannot_take_is_not_kept():
     with pytest.raises(KeyNotKept, match="Redis is out of reach") as caught:
         await deliver(inbox)
     assert CANARY not in repr(caught.value)
-    with pytest.raises(KeyNotDelivered):
-        await inbox.receive("t", timeout_seconds=0)
+    await redis.aclose()
+
+
+async def test_that_nobody_could_look_does_not_mean_that_there_is_no_key():
+    """Else a tenant's text would go to the configured provider, on the service's own key."""
+    redis = Redis.from_url("redis://127.0.0.1:1", retry=Retry(NoBackoff(), 0))
+    vault = KeyVault(redis, queue_name=QUEUE, secrets=[NEW_SECRET], ttl_seconds=600)
+    vault.look_again_seconds = 0.01
+    inbox = KeyInbox(ttl_seconds=600, vault=vault)
+    for seconds in (0, 0.05):
+        with pytest.raises(KeysOutOfReach):
+            await inbox.receive("t", timeout_seconds=seconds)
     await redis.aclose()
 
 

@@ -323,7 +323,20 @@ async def test_a_cancelled_download_does_not_wait_for_the_storage(
             await download
 
 
-@pytest.mark.parametrize("name", ["endpoint", "bucket_name", "access_key_id", "secret_access_key"])
+async def test_an_allowed_bucket_needs_no_bucket_of_ones_own(
+    make: Make, scripted: FileServer
+) -> None:
+    async with make(store_at(scripted.url(""), bucket_name="")) as downloader:
+        assert await fetched(downloader) == PDF
+
+
+async def test_putting_a_file_needs_a_bucket_of_ones_own(tmp_path: Path) -> None:
+    async with store_at("http://127.0.0.1:1", bucket_name="") as store:
+        with pytest.raises(ServiceCredentialsRejected, match="BUCKET_NAME"):
+            await store.put(tmp_path / "a.pdf", "a.pdf")
+
+
+@pytest.mark.parametrize("name", ["endpoint", "access_key_id", "secret_access_key"])
 async def test_a_missing_setting_is_named(make: Make, name: str) -> None:
     async with make(store_at("http://127.0.0.1:1", **{name: ""})) as downloader:
         error = await refused(downloader, ServiceCredentialsRejected)

@@ -307,3 +307,29 @@ async def test_a_child_knows_nothing_of_the_daemons_environment(
         environment = environment_of(pids(pool)[0])
     assert b"sk-very-secret" not in environment
     assert b"PYTHONPATH" in environment
+
+
+async def test_a_child_is_free_as_soon_as_the_last_page_is_taken(
+    pool: ParserPool, tmp_path: Path
+) -> None:
+    """However long the chunks then take to arrive."""
+    path = pdfs.write_report(tmp_path / "a.pdf")
+    async with pool.read(path) as slow:
+        assert len([page async for page in slow]) == 3
+        assert len(await read_all(pool, path)) == 3
+
+
+async def test_a_child_that_died_idle_costs_nobody_a_document(
+    pool: ParserPool, tmp_path: Path
+) -> None:
+    [child] = pool._children
+    os.kill(child._process.pid, signal.SIGKILL)
+    await child._process.wait()
+    assert len(await read_all(pool, pdfs.write_report(tmp_path / "a.pdf"))) == 3
+
+
+async def test_a_title_that_is_no_unicode_is_repaired(pool: ParserPool, tmp_path: Path) -> None:
+    path = pdfs.write_report(tmp_path / "a.pdf", title="TITLE")
+    path.write_bytes(path.read_bytes().replace(b"(TITLE)", b"<FEFF0041D83D>"))
+    async with pool.read(path) as reader:
+        assert reader.info.title.startswith("A?")

@@ -303,3 +303,20 @@ async def test_a_task_that_crashes_its_workers_is_convicted(redis, new_queue):
         await bench.reached("a", State.DEAD)
         assert (await bench.board.read("a")).error_code == "WORKER_CRASHED"
     assert bench.documents.attempts == {}
+
+
+async def test_what_is_taken_while_the_worker_stops_is_given_back(redis, new_queue):
+    async with working(redis, new_queue, grace=3600) as bench:
+        take = bench.queue.take
+
+        async def take_and_stop():
+            payload = await take()
+            if payload is not None:
+                bench.stop.set()
+            return payload
+
+        bench.queue.take = take_and_stop
+        await bench.push("late")
+        await asyncio.wait_for(bench.working, 10)
+        assert (await bench.queue.counts()).waiting == 1
+    assert bench.documents.attempts == {}

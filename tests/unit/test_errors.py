@@ -30,3 +30,7 @@ def test_the_readme_lists_every_code_under_its_verdict():
     shown = {code: cls for code, cls in ERROR_BY_CODE.items() if code != "SERVICE_CREDENTIALS"}
     assert permanent == {code for code, cls in shown.items() if cls.permanent}
     assert retried == {code for code, cls in shown.items() if not cls.permanent}
+
+
+def test_a_peer_s_broken_words_can_be_written_down():
+    assert NotAPdf("cut \ud83d").message.encode() == b"cut ?"

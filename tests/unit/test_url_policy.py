@@ -342,3 +342,10 @@ def test_a_target_shows_nothing_of_the_url_but_its_host() -> None:
     target = judged_http(UrlPolicy(), f"https://example.com:8443/x?sig={CANARY}")
     assert CANARY not in repr(target)
     assert target.host == "example.com:8443"
+
+
+@pytest.mark.parametrize("url", ["s3://AKIA:canary@bucket/key", "s3://bucket?sig=canary/key"])
+def test_what_stands_in_place_of_a_bucket_is_not_repeated(url: str) -> None:
+    with pytest.raises(DownloadForbidden) as caught:
+        UrlPolicy(bucket_name="mine").judge(url)
+    assert "canary" not in caught.value.message
