@@ -72,7 +72,14 @@ class BoundEmbedder:
 
     def count_tokens(self, text: str) -> int:
         """Count, or estimate on the high side, the tokens of `text` without special ones."""
+        if len(text) > self._longest:
+            return len(text)  # far too many, whatever the number: nobody counts megabytes
         return self._provider.count_tokens(text)
+
+    @property
+    def _longest(self) -> int:
+        """Characters beyond which no text can fit."""
+        return MAX_CHARACTERS_PER_TOKEN * self.limits.max_tokens_per_text
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """Return one vector for each text; see `Embedder.embed` for the errors."""
@@ -99,9 +106,8 @@ class BoundEmbedder:
             await self._sleep(pause)
 
     def _refuse_absurd(self, texts: Sequence[str]) -> None:
-        """Refuse what cannot fit, before anybody counts the tokens of megabytes."""
-        longest = MAX_CHARACTERS_PER_TOKEN * self.limits.max_tokens_per_text
-        if any(len(text) > longest for text in texts):
+        """Refuse what cannot fit."""
+        if any(len(text) > self._longest for text in texts):
             raise EmbeddingRejected(
                 f"A text is too long: {self.model} reads {self.limits.max_tokens_per_text} tokens"
             )

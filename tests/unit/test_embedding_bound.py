@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from pdf_processor.embedding.batching import embed_texts
 from pdf_processor.embedding.bound import MAX_TRIES, BoundEmbedder
 from pdf_processor.embedding.provider import Provider
 from pdf_processor.errors import (
@@ -174,3 +175,12 @@ async def test_a_thread_can_wait_for_vectors() -> None:
         return asyncio.run_coroutine_threadsafe(bound.embed(["a"]), loop).result(5)
 
     assert await asyncio.to_thread(in_thread) == [(1.0,)]
+
+
+async def test_a_text_of_megabytes_is_refused_before_its_tokens_are_counted() -> None:
+    class Counting(Scripted):
+        def count_tokens(self, text: str) -> int:
+            raise AssertionError(text[:9])
+
+    with pytest.raises(EmbeddingRejected, match="too long"):
+        await embed_texts(["word " * 1_000_000], embedder(Counting()))
