@@ -1,4 +1,4 @@
-"""What becomes of one payload that was taken: run, then judged, then settled."""
+"""What becomes of one payload that was taken: run, judged, and handed to its settlement."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pdf_processor.logs import log_bug
 from pdf_processor.outcome import Cancelled, Dead, Done, Lost, Outcome, Released, Retry, judge
 from pdf_processor.queue.task_queue import Lease, NotStarted, TaskQueue
 from pdf_processor.queue.task_status import StatusBoard, TaskReport
+from pdf_processor.settlement import Settlement
 from pdf_processor.slot import Slot
 from pdf_processor.task import Task
 
@@ -93,7 +94,7 @@ class Delivery:
         lease.report = report
         outcome = self._verdict_beforehand(lease) or await self._run(lease, report)
         await self._desk.board.flush()  # so that what happened is told before how it ended
-        await _Settlement(lease, self._desk.forget_key).settle(outcome)
+        await Settlement(lease, self._desk.forget_key).settle(outcome)
 
     def _verdict_beforehand(self, lease: Lease) -> Outcome | None:
         """Judge what is not to be run at all."""
@@ -133,58 +134,3 @@ class Delivery:
             log_bug("unexpected failure", error)
             return Retry(InternalError(f"Unexpected {type(error).__name__}: see the log."))
         return Done(receipt.chunks)
-
-
-class _Settlement:
-    """Ends a lease by an outcome; what follows happens only if the lease still stood."""
-
-    def __init__(self, lease: Lease, forget_key: Callable[[str], Awaitable[None]]) -> None:
-        self._lease = lease
-        self._forget_key = forget_key
-
-    async def settle(self, outcome: Outcome) -> None:
-        if self._lease.lost.is_set():
-            return
-        match outcome:
-            case Done(chunks):
-                await self._done(chunks)
-            case Retry(error) if not self._lease.last:
-                await self._retry(error)
-            case Retry(error) | Dead(error):
-                await self._dead(error)
-            case Released(reason):
-                await self._release(reason)
-            case Cancelled():
-                await self._drop()
-
-    async def _done(self, chunks: int) -> None:
-        if await self._lease.ack():
-            log.info("task succeeded", chunks=chunks)
-            await self._forget()
-
-    async def _retry(self, error: ProcessorError) -> None:
-        if retried := await self._lease.retry(error):
-            log.warning(
-                "task failed, will retry",
-                error_code=error.code,
-                error=error.message,
-                in_seconds=round(retried.in_seconds, 1),
-            )
-
-    async def _dead(self, error: ProcessorError) -> None:
-        if await self._lease.dead_letter(error):
-            log.error("task died", error_code=error.code, error=error.message)
-            await self._forget()
-
-    async def _release(self, reason: str) -> None:
-        if await self._lease.release():
-            log.info("task released", reason=reason)
-
-    async def _drop(self) -> None:
-        if await self._lease.drop():
-            log.info("task cancelled")
-            await self._forget()
-
-    async def _forget(self) -> None:
-        """Let go of the key: the task will not run again by itself."""
-        await self._forget_key(self._lease.task.task_id)

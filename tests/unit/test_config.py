@@ -124,3 +124,12 @@ def test_without_environment_nothing_of_it_is_read(monkeypatch, tmp_path):
     settings = config.without_environment(lease_seconds=3)
     assert (settings.max_attempts, settings.lease_seconds) == (5, 3)
     assert "elsewhere" not in settings.redis_url
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_is_used_by_the_parts(field):
+    """What is set and read by nobody would mislead an operator."""
+    package = Path(config.__file__).parent
+    used = "".join((package / f"{name}.py").read_text() for name in ("app", "parts", "cli"))
+    checked = Path(config.__file__).read_text()
+    assert f"settings.{field}" in used or f"self.{field}" in checked
