@@ -937,3 +937,24 @@ async def test_trouble_is_told_without_the_password(unused_tcp_port: int) -> Non
         with pytest.raises(QueueUnavailable, match="check REDIS_URL") as told:
             await check_server(redis)
         assert "secret" not in f"{told.value!r} {redis!r}"
+
+
+async def test_a_settlement_waits_out_a_server_that_refuses_writes(
+    redis: Any, queue: TaskQueue
+) -> None:
+    """NOREPLICAS is no broken connection, but it passes as one does."""
+    lease = await begin(queue, payload())
+    await redis.config_set("min-replicas-to-write", 1)
+    try:
+        settling = asyncio.create_task(lease.ack())
+        done, _ = await asyncio.wait({settling}, timeout=0.2)
+        assert not done
+    finally:
+        await redis.config_set("min-replicas-to-write", 0)
+    assert await asyncio.wait_for(settling, 20)
+
+
+async def test_more_callers_than_connections_wait_their_turn(redis_url: str) -> None:
+    async with connect(redis_url) as (shared, _):
+        answers = await asyncio.gather(*(shared.ping() for _ in range(400)))
+    assert answers == [True] * 400

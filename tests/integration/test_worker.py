@@ -8,7 +8,12 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from pdf_processor.errors import DownloadFailed, NotAPdf, ServiceCredentialsRejected
+from pdf_processor.errors import (
+    DownloadFailed,
+    NotAPdf,
+    ServiceCredentialsRejected,
+    StorageFull,
+)
 from pdf_processor.ingest.client import Receipt
 from pdf_processor.queue import task_queue
 from pdf_processor.queue.task_queue import TaskQueue
@@ -320,3 +325,12 @@ async def test_what_is_taken_while_the_worker_stops_is_given_back(redis, new_que
         await asyncio.wait_for(bench.working, 10)
         assert (await bench.queue.counts()).waiting == 1
     assert bench.documents.attempts == {}
+
+
+async def test_a_full_disk_pauses_intake_so_that_others_get_the_tasks(redis, new_queue):
+    async with working(redis, new_queue, places=1, pause=3600) as bench:
+        await bench.push("a", "b")
+        bench.documents.end(await bench.begun(), StorageFull())
+        await bench.reached("a", State.RETRYING)
+        assert (await bench.queue.counts()).dead == 0
+    assert "b" not in bench.documents.attempts
